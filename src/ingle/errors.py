@@ -1,0 +1,77 @@
+"""Every error Ingle raises on purpose.
+
+    IngleError
+    ├── UsageError            an argument or option cannot be what it is
+    ├── ModelFileError        a model file cannot be used
+    │   ├── GGUFError         the bytes are not a sound GGUF file
+    │   ├── CheckpointError   a Hugging Face directory is incomplete or unsound
+    │   ├── UnsupportedError  a sound file that Ingle does not support (family, tensor type, tokenizer)
+    │   └── TokenizerError    the tokenizer in the file is missing or inconsistent
+    ├── TemplateError         the chat template is unsound or refused the conversation
+    ├── ContextError          more tokens than the context holds
+    ├── MemoryLimitError      the memory needed is not there
+    └── BackendError          a backend is missing or was misused
+
+Each message is one sentence (or two short ones) that says what was expected, what came, and what to do.
+The command line prints it and exits with status 2; it never prints a traceback for one of these.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "CheckpointError",
+    "ContextError",
+    "GGUFError",
+    "IngleError",
+    "MemoryLimitError",
+    "ModelFileError",
+    "TemplateError",
+    "TokenizerError",
+    "UnsupportedError",
+    "UsageError",
+]
+
+
+class IngleError(Exception):
+    """Base of all errors with a message meant for people."""
+
+
+class UsageError(IngleError, ValueError):
+    """An argument or option has a value that cannot work."""
+
+
+class ModelFileError(IngleError):
+    """A model file cannot be used."""
+
+
+class GGUFError(ModelFileError):
+    """The bytes are not a sound GGUF file."""
+
+
+class CheckpointError(ModelFileError):
+    """A Hugging Face checkpoint directory is incomplete or unsound."""
+
+
+class UnsupportedError(ModelFileError):
+    """A sound file that needs something Ingle does not have (family, tensor type, tokenizer)."""
+
+
+class TokenizerError(ModelFileError):
+    """The tokenizer in a model file is missing or inconsistent."""
+
+
+class TemplateError(IngleError):
+    """A chat template is unsound or refused the conversation."""
+
+
+class ContextError(IngleError):
+    """A prompt or an answer needs more positions than the context holds."""
+
+
+class MemoryLimitError(IngleError):
+    """The memory that is needed is not available."""
+
+
+class BackendError(IngleError):
+    """A backend is missing, or was given what it cannot compute."""
