@@ -1,0 +1,53 @@
+// y = W x for quantised and float matrices: the contract between the kernels and the blocks.
+//
+// A matrix is rearranged once, when it is loaded, into bit planes (planes.h) in the order its kernels want. An input is
+// prepared once per norm or activation (quantised in groups of 32 to int8, or rounded to bf16 tiles for AMX) and then
+// used by every matrix that reads it. All threads of a team call the same function with their own index; work is cut
+// by output rows only, so a result does not depend on the number of threads.
+//
+// Shapes: W is [n, k] (n outputs, k inputs), x is [m, k] row-major float, y is [m, n] row-major float.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace ingle {
+
+// One matrix, rearranged. Types are GGML type numbers.
+class Matrix {
+ public:
+  virtual ~Matrix() = default;
+  int64_t n = 0, k = 0;
+  virtual size_t bytes() const = 0;                            // memory it holds
+  virtual void row(int64_t r, float* out) const = 0;           // dequantised row r: [k]; for embeddings and tests
+};
+
+// Memory for `matrix_*` is taken in the call; throws std::bad_alloc, or std::invalid_argument for an unknown type.
+// `data` holds n rows of k values in the GGML layout. rearrange() may be called by several threads for different parts:
+// first allocate, then each thread rearranges its share of the rows.
+std::unique_ptr<Matrix> matrix_allocate(int ggml_type, int64_t n, int64_t k);
+void matrix_rearrange(Matrix& w, const uint8_t* data, int thread, int n_threads);
+
+// Rows of activations in the forms the kernels want. Buffers grow and are kept between calls.
+class Input {
+ public:
+  Input();
+  ~Input();
+  // Call by one thread before a region: reserves memory for m rows of k values, as wanted by `w`.
+  // Matrices that share an input must have the same k; call once for each of them (forms add up).
+  void reserve(const Matrix& w, int64_t m, int64_t k);
+  // Called by all threads: each prepares its share of the rows of x (row stride ldx). A barrier must follow before linear().
+  void prepare(const float* x, int64_t ldx, int thread, int n_threads);
+  struct Impl;
+  Impl* impl;
+};
+
+// Called by all threads with the same arguments: each computes its share of the outputs for all m rows.
+// y[i * ldy + j] for i in [0, m), j in [0, n). No barrier inside. If `accumulate`, adds to y.
+void linear(const Matrix& w, const Input& x, float* y, int64_t ldy, bool accumulate, int thread, int n_threads);
+
+// Which instruction sets this process uses: "portable", "avx2", "avx512", "amx", "neon". The environment variable
+// INGLE_ISA lowers it. Decided once, at the first call.
+const char* isa_name();
+
+}  // namespace ingle

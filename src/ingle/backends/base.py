@@ -1,0 +1,145 @@
+"""The seam between the engine and whatever computes: four verbs over rows.
+
+    state = backend.embed(embedding, rows, cache)
+    for p in range(spec.n_passes):
+        backend.attention(attention_block, state, p);       comm.sum(state.delta)
+        backend.feed_forward(feed_forward_block, state, p); comm.sum(state.delta)
+    logits = backend.logits(output, state, wanted)
+
+A row is (token or hidden state, slot, position). A prompt chunk, a decode step, many users at once and the checking of
+a draft are the same call with other rows. `state` holds the residual `x` and the last block's own output `delta`; the
+next verb begins by letting `delta` join `x` (normed first where the family norms block outputs), so that between two
+blocks there is exactly one array to sum over devices and nothing else to do. With `spec.parallel` the feed-forward
+reads the same `x` as the attention did and *adds* to `delta`, so that one sum serves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingle.errors import BackendError
+from ingle.models.spec import Spec
+from ingle.models.tensor import Tensor
+
+__all__ = ["Backend", "Cache", "KVType", "Rows", "State"]
+
+KVType = Literal["f32", "f16"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """What one call computes.
+
+    tokens: int32 [N], or None where hidden states come from elsewhere (a worker has no tokens).
+    hidden: float32 [N, E], or None.
+    slots, positions: int32 [N]. Rows of one slot stand together and in rising, gapless positions, and every
+    position before a slot's first row has been computed earlier: a row sees its slot's positions 0 .. its own.
+    """
+
+    slots: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    tokens: NDArray[np.int32] | None = None
+    hidden: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    @staticmethod
+    def of_slot(slot: int, start: int, tokens: NDArray[np.int32] | list[int]) -> Rows:
+        """Consecutive tokens of one sequence, the first at position `start`."""
+        ids = np.asarray(tokens, dtype=np.int32)
+        return Rows(
+            slots=np.full(len(ids), slot, dtype=np.int32),
+            positions=np.arange(start, start + len(ids), dtype=np.int32),
+            tokens=ids,
+        )
+
+    @staticmethod
+    def join(parts: list[Rows]) -> Rows:
+        """Rows of several slots in one call; all parts have tokens."""
+        tokens = [part.tokens for part in parts]
+        if any(ids is None for ids in tokens):
+            raise BackendError("Only rows with tokens can be joined.")
+        return Rows(
+            slots=np.concatenate([part.slots for part in parts]),
+            positions=np.concatenate([part.positions for part in parts]),
+            tokens=np.concatenate([ids for ids in tokens if ids is not None]),
+        )
+
+
+class Cache(Protocol):
+    """Keys and values of `n_slots` sequences of up to `context` positions, for every pass."""
+
+    @property
+    def n_slots(self) -> int: ...
+
+    @property
+    def context(self) -> int: ...
+
+    @property
+    def n_bytes(self) -> int: ...
+
+    def copy(self, source: int, target: int, n_positions: int) -> None:
+        """Let slot `target` begin with the first `n_positions` of slot `source` (a shared prefix)."""
+        ...
+
+
+class State(Protocol):
+    """The rows of a call on their way through the blocks. Lives until the next `embed` of its backend."""
+
+    @property
+    def delta(self) -> NDArray[np.float32]:
+        """[N, E], the output of the last block on this device: writable, to be summed over devices in place."""
+        ...
+
+
+class Backend(Protocol):
+    """Computes a decoder of one spec. Blocks are opaque: what `load_*` returns, only the same backend understands.
+
+    Tensor roles. Matrices are [out, in]; vectors are float. `?` = optional.
+    attention: norm, norm.bias?, q, k, v, o, and q.bias? k.bias? v.bias? o.bias?, q_norm? k_norm? ([D] or [heads, D]),
+        post_norm?. q is [H*D, E], k and v are [K*D, E], o is [E, H*D].
+    feed_forward: norm, norm.bias?, gate? [F, E], up [F, E], down [E, F], gate.bias? up.bias? down.bias?, post_norm?;
+        with experts: router [X, E], gate_experts [X, F, E], up_experts [X, F, E], down_experts [X, E, F].
+    embedding: weight [V, E], norm? norm.bias?
+    output: norm, norm.bias?, weight [V, E], bias? [V]. For tied models `weight` is the embedding's own tensor.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def spec(self) -> Spec: ...
+
+    def load_embedding(self, tensors: Mapping[str, Tensor]) -> Any: ...
+
+    def load_attention(self, tensors: Mapping[str, Tensor]) -> Any: ...
+
+    def load_feed_forward(self, tensors: Mapping[str, Tensor]) -> Any: ...
+
+    def load_output(self, tensors: Mapping[str, Tensor], embedding: Any) -> Any:
+        """`embedding` is what `load_embedding` returned; a tied model may share its weights."""
+        ...
+
+    def new_cache(self, n_slots: int, context: int, kv_type: KVType = "f16") -> Cache:
+        """Room for `n_slots` sequences of `context` positions. Raises MemoryLimitError where there is none."""
+        ...
+
+    def embed(self, embedding: Any, rows: Rows, cache: Cache) -> State: ...
+
+    def attention(self, block: Any, state: State, pass_index: int) -> None:
+        """Let the last delta join x; write the rows' keys and values; delta = attention(norm(x))."""
+        ...
+
+    def feed_forward(self, block: Any, state: State, pass_index: int) -> None:
+        """Let the last delta join x; delta = feed_forward(norm(x)). With `spec.parallel`: delta += instead of both."""
+        ...
+
+    def logits(self, output: Any, state: State, wanted: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Let the last delta join x; logits float32 [len(wanted), V] of the rows with these indices."""
+        ...
