@@ -79,7 +79,9 @@ class Spec:
     attention_softcap: float = 0.0  # s -> cap * tanh(s / cap) before the mask; 0 = none
     rope: Rope | None = None
     rope_local: Rope | None = None  # the rotation of local passes where it differs (Gemma 3)
-    alibi_max_bias: float = 0.0  # ALiBi (arXiv 2108.12409); 0 = none
+    # ALiBi (arXiv 2108.12409): head h adds alibi_slopes[h] * (key position - query position) to its scores, after
+    # score_scale. Any scale that a family puts on the bias is in the slopes already. Empty = none.
+    alibi_slopes: tuple[float, ...] = ()
     window: int = 0  # local passes see positions (i - window, i]; 0 = everything
     local: tuple[bool, ...] = ()  # which passes are local; empty = all when window > 0
 
@@ -117,6 +119,10 @@ class Spec:
                     f"The model rotates {2 * len(rope.frequencies)} dimensions of heads that have {self.head_dim}; "
                     "the model's metadata is inconsistent: convert it again."
                 )
+        if self.alibi_slopes and len(self.alibi_slopes) != self.n_heads:
+            raise UnsupportedError(
+                f"{len(self.alibi_slopes)} ALiBi slopes for {self.n_heads} heads; convert the model again."
+            )
         if self.local and len(self.local) != self.n_passes:
             raise UnsupportedError(
                 f"The pattern of local attention has {len(self.local)} entries for {self.n_passes} passes; "
