@@ -26,7 +26,7 @@ from ingle.errors import BackendError
 from ingle.models.spec import Spec
 from ingle.models.tensor import Tensor
 
-__all__ = ["Backend", "Cache", "KVType", "Rows", "State"]
+__all__ = ["Backend", "Cache", "KVType", "Rows", "State", "check_rows"]
 
 KVType = Literal["f32", "f16"]
 
@@ -143,3 +143,30 @@ class Backend(Protocol):
     def logits(self, output: Any, state: State, wanted: NDArray[np.int32]) -> NDArray[np.float32]:
         """Let the last delta join x; logits float32 [len(wanted), V] of the rows with these indices."""
         ...
+
+
+def check_rows(rows: Rows, spec: Spec, cache: Cache) -> None:
+    """Raise BackendError unless these rows can be computed with this cache (see `Rows` for what they must be)."""
+    n = len(rows)
+    if n == 0:
+        raise BackendError("No rows were given; expected at least one.")
+    if rows.positions.shape != (n,) or rows.slots.shape != (n,):
+        raise BackendError(f"{n} slots came with {rows.positions.shape} positions; expected one position a row.")
+    if rows.slots.min() < 0 or rows.slots.max() >= cache.n_slots:
+        raise BackendError(f"Slots {rows.slots.min()}..{rows.slots.max()} of a cache that has {cache.n_slots}.")
+    if rows.positions.min() < 0 or rows.positions.max() >= cache.context:
+        raise BackendError(
+            f"Positions {rows.positions.min()}..{rows.positions.max()} of a cache with room for {cache.context}."
+        )
+    same_slot = rows.slots[1:] == rows.slots[:-1]
+    if (np.diff(rows.positions)[same_slot] != 1).any() or len(np.unique(rows.slots)) != n - same_slot.sum():
+        raise BackendError("Rows of one slot must stand together, in rising positions without gaps.")
+    if rows.tokens is not None:
+        if rows.tokens.shape != (n,) or rows.tokens.min() < 0 or rows.tokens.max() >= spec.n_vocab:
+            raise BackendError(
+                f"Expected {n} tokens from 0 to {spec.n_vocab - 1}; came {rows.tokens.shape} tokens from "
+                f"{rows.tokens.min(initial=0)} to {rows.tokens.max(initial=0)}."
+            )
+    elif rows.hidden is None or rows.hidden.shape != (n, spec.n_embd):
+        came = "nothing" if rows.hidden is None else f"hidden states of shape {rows.hidden.shape}"
+        raise BackendError(f"Expected tokens or hidden states of shape {(n, spec.n_embd)}; came {came}.")

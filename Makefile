@@ -1,0 +1,43 @@
+# The commands a person types. CI calls the same ones.
+#
+#   make run     install into .venv and let the bundled model tell a story
+#   make test    install what the tests need, then lint, types, tests
+#   make native-arm   compile the native core for 64-bit Arm, where a cross compiler is installed
+#   make clean   remove what was built
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/src/*)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: run test lint types clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/ingle
+	$(BIN)/ingle run "Once upon a time, there was a little dog named" --max-tokens 160
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ingle-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ingle-test
+	$(BIN)/mypy
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Ingle needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Say which to use: make run PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/ingle: $(SOURCES) | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/ingle-test: $(SOURCES) | $(BIN)/python
+	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/ingle
+
+clean:
+	rm -rf $(VENV) build dist
