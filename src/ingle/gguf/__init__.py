@@ -1,0 +1,26 @@
+"""GGUF, the one file format: reading, writing, quantising and dequantising.
+
+    with open_gguf("model.gguf") as file:
+        file.metadata.get_str("general.architecture")
+        tensor = file.tensors["token_embd.weight"]
+        weights = dequantize(tensor.data, tensor.type, tensor.shape)
+"""
+
+from ingle.gguf.dequantize import dequantize, has_nonfinite_scales
+from ingle.gguf.metadata import Metadata, StringArray, TypedValue, Value, ValueType
+from ingle.gguf.reader import GGUFFile, TensorInfo, open_gguf
+from ingle.gguf.types import TensorType
+
+__all__ = [
+    "GGUFFile",
+    "Metadata",
+    "StringArray",
+    "TensorInfo",
+    "TensorType",
+    "TypedValue",
+    "Value",
+    "ValueType",
+    "dequantize",
+    "has_nonfinite_scales",
+    "open_gguf",
+]
