@@ -1,0 +1,8 @@
+"""Between text and token ids: tokenizers, chat templates, streams of text."""
+
+from __future__ import annotations
+
+from ingle.text.stream import StopScanner, TextStream
+from ingle.text.tokenizer import Tokenizer
+
+__all__ = ["StopScanner", "TextStream", "Tokenizer"]
