@@ -1,0 +1,247 @@
+"""One answer: compute the prompt in chunks, then sample, compute, sample, until something ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingle.backends.base import Rows
+from ingle.engine.memory import peak_bytes
+from ingle.engine.runner import Runner
+from ingle.engine.sampling import Sampler, SamplingParams
+from ingle.engine.slots import Slot, Slots
+from ingle.engine.token import FinishReason, Stats, Token
+from ingle.errors import ContextError, UsageError
+from ingle.text import StopScanner, TextStream, Tokenizer
+
+__all__ = ["CHUNK", "Answer", "Generation", "Progress", "Request"]
+
+CHUNK = 512  # rows of a prompt that are computed in one call: enough to be efficient, few enough to be interruptible
+
+Progress = Callable[[int, int], None]  # (prompt tokens done, prompt tokens in all)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was said. token_ids: as sampled, without the token that ended the answer. finish_reason: None = cut short."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to answer, and when to stop.
+
+    max_tokens: None = as many as the context has room for. stop: strings the answer ends before. ignore_eos: go on where
+    the model would end. on_prefill: told after each computed chunk of the prompt; what it raises ends the answer.
+    continuation: the answer goes on in the prompt's text, so a space between the two belongs to it.
+    on_end: called once when the answer has ended or was cut short, before its last token is given.
+    """
+
+    prompt: Sequence[int]
+    params: SamplingParams = SamplingParams()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    on_prefill: Progress | None = None
+    continuation: bool = True
+    on_end: Callable[[Answer], None] | None = None
+
+    def check(self, n_vocab: int, context: int) -> None:
+        """Raise UsageError or ContextError for what cannot be answered, before anything is computed."""
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise UsageError(f"max_tokens is {self.max_tokens}; expected 1 or more.")
+        if not self.prompt:
+            raise UsageError("The prompt is empty and the model has no token to begin a text with; give some text.")
+        if not 0 <= min(self.prompt) <= max(self.prompt) < n_vocab:
+            raise UsageError(
+                f"The prompt has tokens from {min(self.prompt)} to {max(self.prompt)}; this model's are 0 to "
+                f"{n_vocab - 1}."
+            )
+        if len(self.prompt) > context:
+            raise ContextError(
+                f"The prompt has {len(self.prompt)} tokens and the context holds {context}; shorten the prompt, or load "
+                "the model with a larger context."
+            )
+
+
+@dataclass(slots=True)
+class Meter:
+    """The numbers of an answer while it is made."""
+
+    stats: Stats
+    began: float = field(default_factory=perf_counter)
+    cancelled: bool = False
+
+
+class Generation(Iterator[Token]):
+    """An answer being made: an iterator of `Token`s.
+
+    It holds a slot of the KV cache from the first `next` until it ends, is closed, or is dropped. `stats` tells the
+    numbers so far, also of an answer that was cut short.
+    """
+
+    def __init__(self, runner: Runner, slots: Slots, tokenizer: Tokenizer, request: Request, began: float) -> None:
+        """`began`: when the person asked, by `perf_counter`. Raises what `Request.check` raises."""
+        request.check(runner.spec.n_vocab, runner.cache.context)
+        self.prompt_tokens = tuple(request.prompt)
+        self.params = request.params.with_seed()
+        self._meter = _Meter(Stats(prompt_tokens=len(request.prompt), cached_tokens=0), began)
+        # A function and not a method: without a cycle, dropping the Generation closes it at once and frees its slot.
+        self._tokens = _generate(runner, slots, tokenizer, request, Sampler(self.params), self._meter)
+
+    @property
+    def stats(self) -> Stats:
+        """The numbers so far."""
+        return self._meter.stats
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more tokens will come."""
+        return self._tokens.gi_frame is None
+
+    def __next__(self) -> Token:
+        return next(self._tokens)
+
+    def cancel(self) -> None:
+        """End the answer before its next token or chunk of prompt; may be called from any thread."""
+        self._meter.cancelled = True
+
+    def close(self) -> None:
+        """End the answer now. What it computed stays in the cache for the next prompt with the same beginning."""
+        self._tokens.close()
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(slots=True)
+class _Meter:
+    """The numbers of an answer while it is made."""
+
+    stats: Stats
+    began: float
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class _Said:
+    """An answer while it is made."""
+
+    text: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+
+def _generate(
+    runner: Runner, slots: Slots, tokenizer: Tokenizer, request: Request, sampler: Sampler, meter: _Meter
+) -> Generator[Token, None, None]:
+    said = _Said()
+    last = None
+    try:
+        with slots.lend(request.prompt) as slot:
+            for token in _decode(runner, slot, tokenizer, request, sampler, meter):
+                said.text.append(token.text)
+                said.finish_reason = token.finish_reason
+                if token.finish_reason != "eos":
+                    said.token_ids.append(token.token_id)
+                if token.finish_reason is not None:
+                    last = token
+                    break  # the last token is given when the slot is free again: nobody has to ask for more
+                yield token
+    finally:
+        if request.on_end is not None:
+            request.on_end(Answer("".join(said.text), tuple(said.token_ids), said.finish_reason))
+    if last is not None:
+        yield last
+
+
+def _decode(
+    runner: Runner, slot: Slot, tokenizer: Tokenizer, request: Request, sampler: Sampler, meter: _Meter
+) -> Iterator[Token]:
+    """The tokens of an answer, computed in a slot that holds a prefix of the prompt."""
+    writer = _Writer(tokenizer, request)
+    room = runner.cache.context - len(request.prompt) + 1  # the last token is sampled but never computed
+    n_max = room if request.max_tokens is None else min(room, request.max_tokens)
+    n_vocab = min(runner.spec.n_vocab, tokenizer.n_vocab)  # some matrices are padded with rows that are no tokens
+    meter.stats = replace(meter.stats, cached_tokens=len(slot.tokens))
+    resumed = perf_counter()
+    logits = _prefill(runner, slot, request, meter)
+    if logits is None:
+        return
+    prefill_s = perf_counter() - resumed
+    decode_s = 0.0
+    history = list(request.prompt)
+    for index in range(n_max):
+        if index:
+            resumed = perf_counter()
+            logits = runner.forward(Rows.of_slot(slot.index, len(slot.tokens), history[-1:]), [0])
+            slot.tokens.append(history[-1])
+        sample = sampler.sample(logits[0, :n_vocab], history)
+        history.append(sample.token_id)
+        ends = sample.token_id in tokenizer.eog_ids and not request.ignore_eos
+        text, stopped = writer.write(sample.token_id, last=ends or index + 1 == n_max)
+        reason: FinishReason | None = "eos" if ends else "stop" if stopped else "length" if index + 1 == n_max else None
+        now = perf_counter()
+        if index:
+            decode_s += now - resumed
+        first_or_last = index == 0 or reason is not None  # reading the peak takes some 20 us
+        stats = meter.stats = Stats(
+            meter.stats.prompt_tokens,
+            meter.stats.cached_tokens,
+            n_tokens=index + 1,
+            prefill_s=prefill_s,
+            ttft_s=now - meter.began if index == 0 else meter.stats.ttft_s,
+            decode_s=decode_s,
+            peak_memory_bytes=peak_bytes() if first_or_last else meter.stats.peak_memory_bytes,
+        )
+        yield Token(text, sample.token_id, sample.logprob, index, now - meter.began, stats, reason)
+        if reason is not None or meter.cancelled:
+            return
+
+
+class _Writer:
+    """Token ids to the text that people see: whole characters, and nothing of a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, request: Request) -> None:
+        self._eog_ids = tokenizer.eog_ids
+        self._stream = TextStream(tokenizer, continuation=request.continuation)
+        self._scanner = StopScanner(request.stop)
+
+    def write(self, token_id: int, last: bool) -> tuple[str, bool]:
+        """The text that is now certain (with `last`: all that is left), and whether a stop string was found."""
+        text = "" if token_id in self._eog_ids else self._stream.push(token_id)
+        if last:
+            text += self._stream.finish()
+        text, stopped = self._scanner.push(text)
+        if last and not stopped:
+            text += self._scanner.finish()
+        return text, stopped
+
+
+def _prefill(runner: Runner, slot: Slot, request: Request, meter: _Meter) -> NDArray[np.float32] | None:
+    """Compute what the slot does not hold of the prompt: its last logits [1, V], or None when it was cancelled."""
+    prompt = request.prompt
+    logits = None
+    for start in range(len(slot.tokens), len(prompt), CHUNK):
+        if meter.cancelled:
+            return None
+        chunk = list(prompt[start : start + CHUNK])
+        end = start + len(chunk)
+        logits = runner.forward(Rows.of_slot(slot.index, start, chunk), [len(chunk) - 1] if end == len(prompt) else [])
+        slot.tokens.extend(chunk)  # after the call: what was interrupted does not count as computed
+        if request.on_prefill is not None:
+            request.on_prefill(end, len(prompt))
+    return logits

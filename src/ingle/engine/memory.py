@@ -1,0 +1,114 @@
+"""How much memory there is, how much a model needs, and how much this process has held."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ingle.errors import MemoryLimitError
+from ingle.models.spec import Spec
+
+__all__ = ["Need", "available_bytes", "check", "need", "peak_bytes"]
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes a model takes: its weights, the KV cache, and the buffers of one call."""
+
+    weights_bytes: int
+    cache_bytes: int
+    buffers_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.cache_bytes + self.buffers_bytes
+
+
+def need(spec: Spec, weights_bytes: int, context: int, n_slots: int = 1, kv_bytes: int = 2, chunk: int = 512) -> Need:
+    """What a model will take at a context.
+
+    weights_bytes: as the backend holds them. kv_bytes: bytes of one value in the KV cache, 2 for f16 and 4 for f32.
+    """
+    rows = min(chunk, context)
+    widest = max(spec.n_ff * 2, (spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim)
+    buffers = 4 * (rows * (4 * spec.n_embd + widest) + spec.n_vocab)
+    return Need(weights_bytes, spec.kv_bytes_per_token(kv_bytes) * context * n_slots, buffers)
+
+
+def check(what: Need, context: int, n_slots: int) -> None:
+    """Raise MemoryLimitError when a model will not fit what the system says is free."""
+    free = available_bytes()
+    if free is None or what.total_bytes <= free:
+        return
+    remedy = "close other programs, or take a smaller model or one with fewer bits per weight"
+    if what.weights_bytes + what.buffers_bytes < free:
+        fits = (free - what.weights_bytes - what.buffers_bytes) * context * n_slots // what.cache_bytes
+        if fits // n_slots > 0:
+            remedy = f"ask for a context of {fits // n_slots} or less, or close other programs"
+    slots = f" in each of {n_slots} slots" if n_slots > 1 else ""
+    raise MemoryLimitError(
+        f"The model needs {_mib(what.total_bytes)} ({_mib(what.weights_bytes)} for the weights, "
+        f"{_mib(what.cache_bytes)} for the KV cache of {context} positions{slots}) and {_mib(free)} are free; {remedy}."
+    )
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / MIB:,.0f} MiB"
+
+
+def available_bytes() -> int | None:
+    """Memory a new allocation can have without swapping, or None where the system does not say (Linux does)."""
+    found = [n for n in (_meminfo_available(), _cgroup_available()) if n is not None]
+    return min(found) if found else None
+
+
+def _meminfo_available() -> int | None:
+    for line in _read("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _cgroup_available() -> int | None:
+    """Room below this control group's limit (cgroup v2, as in containers); its page cache counts as room."""
+    group = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), None)
+    if group is None:
+        return None
+    folder = Path("/sys/fs/cgroup") / group.lstrip("/")
+    limit, used = _read(folder / "memory.max").strip(), _read(folder / "memory.current").strip()
+    if not limit.isdigit() or not used.isdigit():
+        return None
+    cached = next(
+        (
+            int(line.split()[1])
+            for line in _read(folder / "memory.stat").splitlines()
+            if line.startswith("inactive_file ")
+        ),
+        0,
+    )
+    return max(0, int(limit) - int(used) + cached)
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+
+
+def peak_bytes() -> int | None:
+    """The most memory this process has held (resident set), or None where the system does not say."""
+    # VmHWM and not getrusage: on Linux the latter begins with the peak of the parent process.
+    for line in _read("/proc/self/status").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    if os.name != "posix":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,265 @@
+"""A model to talk to: `load` opens a file, `Model` answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingle.backends import open_backend
+from ingle.backends.base import KVType, Rows
+from ingle.engine import memory
+from ingle.engine.comm import Alone
+from ingle.engine.generate import CHUNK, Answer, Generation, Progress, Request
+from ingle.engine.runner import Runner
+from ingle.engine.sampling import SamplingParams
+from ingle.engine.slots import Slots
+from ingle.engine.weights import Resident
+from ingle.errors import ContextError, UsageError
+from ingle.models.checkpoint import Checkpoint, open_checkpoint
+from ingle.models.spec import Spec
+from ingle.text import ChatTemplate, Tokenizer, metadata_from_hf
+
+if TYPE_CHECKING:
+    from ingle.engine.chat import Chat
+
+__all__ = ["BUNDLED", "DEFAULT_CONTEXT", "Model", "Options", "bundled_model", "load"]
+
+DEFAULT_CONTEXT = 4096  # positions, where the model was made for more
+BUNDLED = "data/ingle-stories.gguf"  # inside the package
+MAX_SLOTS = 4
+SLOTS_BYTES = 256 << 20  # so much KV cache is taken for several slots without being asked to
+
+
+class Options(TypedDict, total=False):
+    """How to answer: the fields of `SamplingParams`, and when to stop.
+
+    max_tokens: None = until the context is full. stop: strings the answer ends before (one string, or several).
+    ignore_eos: go on where the model would end. on_prefill(done, total): told after each computed chunk of the prompt.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_penalty: float
+    repeat_last_n: int
+    seed: int | None
+    max_tokens: int | None
+    stop: str | Iterable[str]
+    ignore_eos: bool
+    on_prefill: Progress | None
+
+
+class Model:
+    """A loaded model. Use it as a context manager, or call `close`.
+
+    Any number of answers may be read at the same time, from any threads, as long as there are slots for them; each has
+    its own slot, and their computations take turns.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, tokenizer: Tokenizer, template: ChatTemplate, runner: Runner, slots: Slots
+    ) -> None:
+        """Most people want `load`."""
+        self.tokenizer = tokenizer
+        self.template = template
+        self.name = checkpoint.source.name
+        self.metadata = checkpoint.source.metadata
+        self._source = checkpoint.source
+        self._parts: tuple[Runner, Slots] | None = (runner, slots)
+        self._spec = runner.spec
+        self._context = runner.cache.context
+        self._backend_name = runner.backend.name
+
+    @property
+    def spec(self) -> Spec:
+        """What kind of decoder this is."""
+        return self._spec
+
+    @property
+    def context(self) -> int:
+        """Positions that a prompt and its answer have together."""
+        return self._context
+
+    @property
+    def backend(self) -> str:
+        """The name of what computes."""
+        return self._backend_name
+
+    @property
+    def closed(self) -> bool:
+        return self._parts is None
+
+    def _open_parts(self) -> tuple[Runner, Slots]:
+        if self._parts is None:
+            raise UsageError(f"The model {self.name} is closed; load it again.")
+        return self._parts
+
+    def generate(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Generation:
+        """Continue a text (or token ids, taken as they are), without any chat template; see `Options`.
+
+        Gives an iterator of `Token`s; max_tokens is 512 unless said otherwise. What the prompt has in common with an
+        earlier one is not computed again. Raises UsageError for options that cannot be, ContextError for a prompt that
+        the context does not hold, BackendError when every slot is in use.
+        """
+        began = perf_counter()
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token_id) for token_id in prompt]
+        options = {"max_tokens": 512, **options}
+        continuation = any(not self.tokenizer.is_control(token_id) for token_id in ids)
+        return self._start(ids, options, began, continuation=continuation)
+
+    def chat(self, system: str | None = None, **options: Unpack[Options]) -> Chat:
+        """A conversation, by the model's chat template; `options` hold for every answer. See `Chat`."""
+        from ingle.engine.chat import Chat
+
+        self._open_parts()
+        return Chat(self, system, **options)
+
+    def _start(
+        self,
+        prompt: Sequence[int],
+        options: Options,
+        began: float,
+        *,
+        continuation: bool = False,
+        on_end: Callable[[Answer], None] | None = None,
+    ) -> Generation:
+        runner, slots = self._open_parts()
+        sampling = dict(options)
+        stop = sampling.pop("stop", ())
+        request = Request(
+            prompt,
+            max_tokens=sampling.pop("max_tokens", None),  # type: ignore[arg-type]
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),  # type: ignore[arg-type]
+            ignore_eos=bool(sampling.pop("ignore_eos", False)),
+            on_prefill=sampling.pop("on_prefill", None),  # type: ignore[arg-type]
+            params=SamplingParams(**sampling),  # type: ignore[arg-type]
+            continuation=continuation,
+            on_end=on_end,
+        )
+        return Generation(runner, slots, self.tokenizer, request, began)
+
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """The logits after each of the tokens, float32 [len(token_ids), V]; computed anew, without the cached prefixes."""
+        runner, slots = self._open_parts()
+        ids = [int(token_id) for token_id in token_ids]
+        Request(ids).check(self._spec.n_vocab, self._context)
+        parts = []
+        with slots.lend(ids, reuse=False) as slot:
+            for start in range(0, len(ids), CHUNK):
+                chunk = ids[start : start + CHUNK]
+                parts.append(runner.forward(Rows.of_slot(slot.index, start, chunk), range(len(chunk))))
+                slot.tokens.extend(chunk)
+        return np.concatenate(parts)
+
+    def score(self, token_ids: Sequence[int]) -> NDArray[np.float64]:
+        """The log-probability of each token after the first, given those before: float64 [len(token_ids) - 1]."""
+        logits = self.logits(token_ids)[:-1].astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        following = np.asarray(token_ids, dtype=np.intp)[1:, None]
+        logprobs: NDArray[np.float64] = np.take_along_axis(logits, following, axis=1)[:, 0]
+        return logprobs - np.log(np.exp(logits).sum(axis=1))
+
+    def close(self) -> None:
+        """Let go of the memory; unfinished answers end with an error. A second call does nothing."""
+        if self._parts is not None:
+            self._parts[0].close()
+            self._parts = None
+            self._source.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(
+    path: str | PathLike[str] | None = None,
+    *,
+    context: int | None = None,
+    threads: int | None = None,
+    backend: str = "native",
+    kv_type: KVType = "f16",
+    n_slots: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Model:
+    """Load a model into memory.
+
+    path: a GGUF file (the first part, if it is split), or a Hugging Face directory; None = the model that is bundled.
+    context: positions for a prompt and its answer; None = what the model was made for, at most 4096.
+    threads: None = as many as the processor has cores. backend: "native", or "reference" (slow, NumPy, defines right).
+    kv_type: "f16" or "f32", how the KV cache keeps its values.
+    n_slots: how many sequences can be in the cache at once; None = up to 4, as many as 256 MiB hold, at least one.
+    on_progress(done, total): called after each loaded block; what it raises ends the loading.
+
+    Raises ModelFileError for a file that cannot be used, ContextError for a context larger than the model's,
+    MemoryLimitError when it will not fit, UsageError for other arguments that cannot be.
+    """
+    for name, value in (("context", context), ("threads", threads), ("n_slots", n_slots)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UsageError(f"{name} is {value!r}; expected a whole number of 1 or more.")
+    if kv_type not in ("f16", "f32"):
+        raise UsageError(f"kv_type is {kv_type!r}; expected 'f16' or 'f32'.")
+    checkpoint = open_checkpoint(
+        bundled_model() if path is None else path, context or DEFAULT_CONTEXT, metadata_from_hf
+    )
+    try:
+        return _load(checkpoint, context, threads, backend, kv_type, n_slots, on_progress)
+    except BaseException:
+        checkpoint.source.close()
+        raise
+
+
+def bundled_model() -> Path:
+    """The path of the model that comes with the package."""
+    return Path(str(files("ingle") / BUNDLED))
+
+
+def _load(
+    checkpoint: Checkpoint,
+    context: int | None,
+    threads: int | None,
+    backend_name: str,
+    kv_type: KVType,
+    n_slots: int | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> Model:
+    spec, source = checkpoint.spec, checkpoint.source
+    if context is None:
+        context = min(spec.n_context, DEFAULT_CONTEXT)
+    elif context > spec.n_context:
+        raise ContextError(
+            f"A context of {context} positions was asked for, and {source.name} was made for {spec.n_context}; ask for "
+            f"{spec.n_context} or less."
+        )
+    kv_bytes = 2 if kv_type == "f16" else 4
+    if n_slots is None:
+        n_slots = max(1, min(MAX_SLOTS, SLOTS_BYTES // (spec.kv_bytes_per_token(kv_bytes) * context)))
+    memory.check(
+        memory.need(spec, weights_bytes(checkpoint, backend_name), context, n_slots, kv_bytes), context, n_slots
+    )
+    tokenizer = Tokenizer.from_metadata(source.metadata)  # before the weights: its errors should not take minutes
+    template = ChatTemplate.from_metadata(source.metadata, tokenizer)
+    backend = open_backend(backend_name, spec, threads)
+    cache = backend.new_cache(n_slots, context, kv_type)
+    runner = Runner(spec, backend, Resident(checkpoint, backend, on_progress), Alone(), cache)
+    return Model(checkpoint, tokenizer, template, runner, Slots(cache, runner.lock))
+
+
+def weights_bytes(checkpoint: Checkpoint, backend_name: str) -> int:
+    """Bytes of the weights as a backend holds them: the native one rearranges them, the reference has float32."""
+    headers = checkpoint.source.headers.values()
+    if backend_name == "reference":
+        return sum(4 * int(np.prod(header.shape, dtype=np.int64)) for header in headers)
+    return sum(header.n_bytes for header in headers) * 103 // 100

@@ -1,0 +1,65 @@
+"""The loop: embed, (attention, feed_forward) x P, logits. The only place that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import RLock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingle.backends.base import Backend, Cache, Rows
+from ingle.engine.comm import Comm
+from ingle.engine.weights import Weights
+from ingle.errors import UsageError
+from ingle.models.spec import Spec
+
+__all__ = ["Runner"]
+
+
+class Runner:
+    """Computes rows of any of the cache's slots with one backend, one store of weights and one `comm`.
+
+    `lock` is held during a call: a backend has one state. Who changes the cache in another way must hold it too.
+    """
+
+    def __init__(self, spec: Spec, backend: Backend, weights: Weights, comm: Comm, cache: Cache) -> None:
+        self.spec = spec
+        self.backend = backend
+        self.weights = weights
+        self.comm = comm
+        self.cache = cache
+        self.lock = RLock()
+        self.closed = False
+
+    def close(self) -> None:
+        """Compute no more, once the call in progress is done."""
+        with self.lock:
+            self.closed = True
+
+    def forward(self, rows: Rows, wanted: Sequence[int] = ()) -> NDArray[np.float32]:
+        """Compute rows and give the logits of those with the indices `wanted`: float32 [len(wanted), V].
+
+        Keys and values of all rows are in the cache afterwards. With nothing wanted the output matrix is not read.
+        """
+        backend, weights, cache = self.backend, self.weights, self.cache
+        attention, feed_forward, block = backend.attention, backend.feed_forward, weights.block
+        # Alone, not even `state.delta` is asked for: it may cost a call into the native core.
+        together = self.comm.n_ranks > 1
+        sum_attention = together and not self.spec.parallel  # in parallel blocks one sum serves both halves
+        with self.lock:
+            if self.closed:
+                raise UsageError("The model was closed; load it again.")
+            state = backend.embed(weights.embedding, rows, cache)
+            for pass_index in range(self.spec.n_passes):
+                with block(2 * pass_index) as weight:
+                    attention(weight, state, pass_index)
+                if sum_attention:
+                    self.comm.sum(state.delta)
+                with block(2 * pass_index + 1) as weight:
+                    feed_forward(weight, state, pass_index)
+                if together:
+                    self.comm.sum(state.delta)
+            if not len(wanted):
+                return np.empty((0, self.spec.n_vocab), np.float32)
+            return backend.logits(weights.output, state, np.asarray(wanted, dtype=np.int32))

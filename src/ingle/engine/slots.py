@@ -1,0 +1,92 @@
+"""Which sequence is in which slot of the KV cache, and what of it can be used again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from threading import RLock
+
+import numpy as np
+
+from ingle.backends.base import Cache
+from ingle.errors import BackendError
+
+__all__ = ["Slot", "Slots"]
+
+
+@dataclass(eq=False, slots=True)
+class Slot:
+    """One sequence's place in the cache. `tokens[i]` is the token whose keys and values stand at position i."""
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    busy: bool = False
+    used: int = 0  # when it was last taken, in takings; 0 = never
+
+
+class Slots:
+    """Lends the cache's slots to sequences, each to one at a time, with as much of the prompt in it as is known.
+
+    A returned slot keeps its tokens. The next sequence with the same beginning continues there (or takes a copy of the
+    beginning, when the rest of the slot is worth keeping); the slot unused for longest makes way for anything else.
+    """
+
+    def __init__(self, cache: Cache, lock: RLock) -> None:
+        """`lock` guards the cache against the runner's calls."""
+        self._cache = cache
+        self._lock = lock
+        self._slots = [Slot(index) for index in range(cache.n_slots)]
+        self._takings = count(1)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @contextmanager
+    def lend(self, prompt: Sequence[int], reuse: bool = True) -> Iterator[Slot]:
+        """A free slot whose tokens are a true prefix of `prompt` (empty without `reuse`), until the end of the `with`.
+
+        At least the prompt's last token is never in it, so that there is a row whose logits can be asked for.
+        Raises BackendError when every slot is lent.
+        """
+        with self._lock:
+            slot = self._take(prompt, reuse)
+        try:
+            yield slot
+        finally:
+            slot.busy = False
+
+    def _take(self, prompt: Sequence[int], reuse: bool) -> Slot:
+        free = [slot for slot in self._slots if not slot.busy]
+        if not free:
+            n = len(self._slots)
+            slots = "The model's only KV cache slot is" if n == 1 else f"All {n} KV cache slots are"
+            raise BackendError(
+                f"{slots} in use by answers that have not ended; read them to their end, close() one, or load the "
+                f"model with n_slots={2 * n}."
+            )
+        oldest = min(free, key=lambda slot: (slot.used, slot.index))
+        known = {slot.index: common_prefix(slot.tokens, prompt[:-1]) if reuse else 0 for slot in self._slots}
+        best = max(self._slots, key=lambda slot: (known[slot.index], not slot.busy, -slot.index))
+        n_known = known[best.index]
+        # Continue in place where little is lost: the slot's tokens after the common beginning are overwritten.
+        if best in free and (best is oldest or (n_known and 2 * n_known >= len(best.tokens))):
+            slot = best
+        else:
+            slot = oldest
+            slot.tokens.clear()  # before the copy: an interrupted copy must not pass for what the slot held
+            if n_known:
+                self._cache.copy(best.index, slot.index, n_known)
+                slot.tokens.extend(best.tokens[:n_known])
+        del slot.tokens[n_known:]
+        slot.busy = True
+        slot.used = next(self._takings)
+        return slot
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences begin with in common."""
+    n = min(len(a), len(b))
+    different = np.flatnonzero(np.asarray(a[:n], dtype=np.int64) != np.asarray(b[:n], dtype=np.int64))
+    return int(different[0]) if len(different) else n
