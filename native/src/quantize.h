@@ -1,7 +1,7 @@
-// Quantising rows of float32 to the GGUF types that need a search for good scales: Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL.
+// Quantising rows of float32 to the GGUF types that need a search for good scales: Q2_K to Q6_K and IQ4_NL.
 //
-// Plain portable C++20 without dependencies. The result depends on the input alone (not on threads or instruction set, as
-// long as the compiler neither contracts nor reorders floating-point operations).
+// Plain portable C++20 without dependencies. The result depends on the input alone where the compiler neither contracts
+// nor reorders floating-point operations.
 
 #pragma once
 

@@ -1,21 +1,27 @@
 """GGUF, the one file format: reading, writing, quantising and dequantising.
 
-    with open_gguf("model.gguf") as file:
-        file.metadata.get_str("general.architecture")
-        tensor = file.tensors["token_embd.weight"]
-        weights = dequantize(tensor.data, tensor.type, tensor.shape)
+with open_gguf("model.gguf") as file:
+    file.metadata.get_str("general.architecture")
+    tensor = file.tensors["token_embd.weight"]
+    weights = dequantize(tensor.data, tensor.type, tensor.shape)
 """
 
 from ingle.gguf.dequantize import dequantize, has_nonfinite_scales
 from ingle.gguf.metadata import Metadata, StringArray, TypedValue, Value, ValueType
+from ingle.gguf.policy import FileType, tensor_type_for
+from ingle.gguf.quantize import QUANTIZABLE_TYPES, quantize
 from ingle.gguf.reader import GGUFFile, TensorInfo, open_gguf
 from ingle.gguf.types import TensorType
+from ingle.gguf.writer import TensorToWrite, write_gguf
 
 __all__ = [
+    "QUANTIZABLE_TYPES",
+    "FileType",
     "GGUFFile",
     "Metadata",
     "StringArray",
     "TensorInfo",
+    "TensorToWrite",
     "TensorType",
     "TypedValue",
     "Value",
@@ -23,4 +29,7 @@ __all__ = [
     "dequantize",
     "has_nonfinite_scales",
     "open_gguf",
+    "quantize",
+    "tensor_type_for",
+    "write_gguf",
 ]

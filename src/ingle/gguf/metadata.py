@@ -58,9 +58,7 @@ NUMPY_TYPES: dict[ValueType, np.dtype[Any]] = {
     ValueType.FLOAT64: np.dtype("<f8"),
 }
 _FROM_NUMPY = {dtype: value_type for value_type, dtype in NUMPY_TYPES.items()}
-_INTEGERS = frozenset(
-    t for t in NUMPY_TYPES if t not in (ValueType.FLOAT32, ValueType.FLOAT64, ValueType.BOOL)
-)
+_INTEGERS = frozenset(t for t in NUMPY_TYPES if t not in (ValueType.FLOAT32, ValueType.FLOAT64, ValueType.BOOL))
 _FLOATS = frozenset((ValueType.FLOAT32, ValueType.FLOAT64))
 
 
