@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from ingle.text.hf import metadata_from_hf
 from ingle.text.stream import StopScanner, TextStream
 from ingle.text.tokenizer import Tokenizer
 
-__all__ = ["StopScanner", "TextStream", "Tokenizer"]
+__all__ = ["StopScanner", "TextStream", "Tokenizer", "metadata_from_hf"]

@@ -39,7 +39,7 @@ _GPT4O = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_SUFFIX}"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_PUNCTUATION = r"[\p{P}\$\+<=>\^~\|`]+"
+PUNCTUATION = r"[\p{P}\$\+<=>\^~\|`]+"
 _HAN_AND_HANGUL = (
     "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"  # as published: the middle range is odd, and part of the definition
 )
@@ -136,7 +136,7 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "tekken": PreTokenizer((_TEKKEN,), ignore_merges=True, add_bos=True),
     "gpt-4o": _GPT4O_ROW,
     "llama4": _GPT4O_ROW,
-    "falcon": PreTokenizer((_PUNCTUATION, GPT2, BYTE_LEVEL, r"\p{N}+", "[0-9][0-9][0-9]")),
+    "falcon": PreTokenizer((PUNCTUATION, GPT2, BYTE_LEVEL, r"\p{N}+", "[0-9][0-9][0-9]")),
     "deepseek-llm": PreTokenizer(_DEEPSEEK_LLM),
     "deepseek-coder": PreTokenizer(_DEEPSEEK_CODER),
     "deepseek-v3": PreTokenizer(_DEEPSEEK_V3),
