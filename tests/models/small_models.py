@@ -61,7 +61,9 @@ def save_random(config: Any, directory: Path, seed: int = 0, **options: Any) -> 
     from transformers import AutoModelForCausalLM
 
     generator = torch.Generator().manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+    # Falcon's eager attention in transformers 5 adds ALiBi twice; its default one adds it once, as the model was trained.
+    attention = "sdpa" if config.model_type == "falcon" else "eager"
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)

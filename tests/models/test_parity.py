@@ -18,23 +18,104 @@ SMALL = {"vocab_size": 101, "num_hidden_layers": 3, "max_position_embeddings": 6
 N_PROMPT, N_NEW = 20, 12
 TOLERANCE = 1e-4
 
+LLAMA_SHAPE = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 4, "num_key_value_heads": 2}
+WIDE = LLAMA_SHAPE | {"head_dim": 10}  # heads that do not divide the width
+EVERY_SECOND = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1000.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1000.0,
+    "short_factor": [1.0, 1.1, 1.3],
+    "long_factor": [1.0, 2.5, 4.0],
+    "partial_rotary_factor": 0.75,
+}
+GEMMA3_ROPE = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+}
+QWEN_EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+#: configuration class and settings; prompts are longer than the windows
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": (
-        "LlamaConfig",
+    "llama": ("Llama", WIDE),
+    "llama tied biased": (
+        "Llama",
+        LLAMA_SHAPE | {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "rope_theta": 5000.0},
+    ),
+    "llama linear": ("Llama", WIDE | {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}}),
+    "llama3 scaling": ("Llama", WIDE | {"rope_parameters": LLAMA3}),
+    "mistral window": ("Mistral", WIDE | {"sliding_window": 7}),
+    "mixtral": ("Mixtral", LLAMA_SHAPE | {"num_local_experts": 5, "num_experts_per_tok": 2}),
+    "qwen2": ("Qwen2", LLAMA_SHAPE | {"tie_word_embeddings": True}),
+    "qwen2 yarn": ("Qwen2", LLAMA_SHAPE | {"rope_parameters": YARN}),
+    "qwen2 window": ("Qwen2", LLAMA_SHAPE | {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
+    "qwen3": ("Qwen3", WIDE),
+    "qwen3moe": ("Qwen3Moe", WIDE | QWEN_EXPERTS | {"norm_topk_prob": True}),
+    "qwen3moe not normalised": ("Qwen3Moe", WIDE | QWEN_EXPERTS | {"norm_topk_prob": False}),
+    "gemma": ("Gemma", WIDE),
+    "gemma2": ("Gemma2", WIDE | {"sliding_window": 7, "query_pre_attn_scalar": 17, "num_hidden_layers": 4}),
+    "gemma3": (
+        "Gemma3Text",
+        WIDE
+        | {"sliding_window": 7, "num_hidden_layers": 7, "query_pre_attn_scalar": 17, "rope_parameters": GEMMA3_ROPE},
+    ),
+    "gemma3 pattern": ("Gemma3Text", WIDE | EVERY_SECOND | {"sliding_window": 7, "query_pre_attn_scalar": 10}),
+    "phi2": ("Phi", LLAMA_SHAPE | {"num_key_value_heads": 4, "hidden_size": 32}),
+    "phi3": ("Phi3", LLAMA_SHAPE | {"sliding_window": 7, "pad_token_id": 0}),
+    "phi3 longrope": (
+        "Phi3",
+        LLAMA_SHAPE
+        | {"hidden_size": 32, "rope_parameters": LONGROPE, "original_max_position_embeddings": 16, "pad_token_id": 0},
+    ),
+    "falcon 7b": ("Falcon", {"hidden_size": 24, "num_attention_heads": 4}),
+    "falcon 40b": (
+        "Falcon",
+        {"hidden_size": 24, "num_attention_heads": 4, "num_kv_heads": 2, "new_decoder_architecture": True},
+    ),
+    "falcon 11b": (
+        "Falcon",
         {
             "hidden_size": 24,
-            "intermediate_size": 40,
             "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 10,
+            "num_kv_heads": 2,
+            "new_decoder_architecture": True,
+            "num_ln_in_parallel_attn": 1,
+            "tie_word_embeddings": False,
+            "ffn_hidden_size": 70,
+            "rope_theta": 5000.0,
         },
+    ),
+    "falcon rw alibi": (
+        "Falcon",
+        {
+            "hidden_size": 24,
+            "num_attention_heads": 4,
+            "alibi": True,
+            "bias": True,
+            "multi_query": False,
+            "parallel_attn": False,
+        },
+    ),
+    "stablelm 3b": ("StableLm", LLAMA_SHAPE | {"hidden_size": 32}),
+    "stablelm 2-1.6b": ("StableLm", LLAMA_SHAPE | {"hidden_size": 32, "use_qkv_bias": True}),
+    "stablelm 2-12b": (
+        "StableLm",
+        LLAMA_SHAPE | {"hidden_size": 32, "qk_layernorm": True, "use_parallel_residual": True},
     ),
 }
 
 
 def build(case: str, directory: Path) -> Any:
     name, changes = CASES[case]
-    config = getattr(transformers, name)(**(SMALL | changes))
+    config = getattr(transformers, f"{name}Config")(**(SMALL | changes))
     return save_random(config, directory)
 
 

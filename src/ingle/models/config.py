@@ -81,9 +81,9 @@ class Config:
             raise self._wrong(names, "a string", value)
         return value
 
-    def numbers(self, name: str) -> list[float]:
+    def numbers(self, name: str, default: list[float] = _REQUIRED) -> list[float]:
         """A list of finite numbers."""
-        value = self._find((name,), _REQUIRED)
+        value = self._find((name,), default)
         if not isinstance(value, list) or not all(
             isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in value
         ):

@@ -43,7 +43,8 @@ class HuggingFaceSource:
         if "text_config" in config:
             config = config.part("text_config").over(config)
         self._files = _named_as_text_model(open_checkpoint_files(directory))
-        self._recipes = _recipes(self._family, config, self._files, self.name)
+        self._modules = {**self._family.names, **self._family.names_of(config)}
+        self._recipes = _recipes(self._family, self._modules, config, self._files, self.name)
         self.headers = {name: self._header(name, recipe) for name, recipe in self._recipes.items()}
         self.tensors: Mapping[str, Tensor] = LazyTensors(tuple(self._recipes), self._tensor)
         entries = {"general.architecture": self._family.written_as(config), "general.name": directory.resolve().name}
@@ -52,9 +53,14 @@ class HuggingFaceSource:
         self.metadata = Metadata(entries, self.name)
 
     def origin(self, name: str) -> str:
+        recipe = self._recipes.get(name)
+        if recipe is not None:
+            return recipe.sources[0] if recipe.sources else name
         stem, _, suffix = name.rpartition(".")
-        module = self._family.module_of(stem)
-        return f"{module}.{suffix}" if module else name
+        head, _, rest = stem.partition(".")
+        layer, _, part = rest.partition(".")
+        module = self._modules.get(f"{head}.{{i}}.{part}" if head == "blk" else stem)
+        return f"{module.format(i=layer)}.{suffix}" if module else name
 
     def close(self) -> None:
         self._files = {}
@@ -116,13 +122,15 @@ def _named_as_text_model(files: dict[str, RawTensor]) -> dict[str, RawTensor]:
     return renamed
 
 
-def _recipes(family: Family, config: Config, files: Mapping[str, RawTensor], where: str) -> dict[str, Recipe]:
+def _recipes(
+    family: Family, modules: Mapping[str, str], config: Config, files: Mapping[str, RawTensor], where: str
+) -> dict[str, Recipe]:
     """A recipe for every GGUF tensor that the files can make. Raises CheckpointError when a weight has no use."""
     recipes: dict[str, Recipe] = {}
     n_layers = family.n_layers(config)
     tied = family.tied(config, "lm_head.weight" in files)
     transforms = family.transforms(config)
-    for stem, module in family.names.items():
+    for stem, module in modules.items():
         if stem == "output" and tied:
             continue
         for layer in range(n_layers) if "{i}" in stem else (0,):

@@ -5,11 +5,29 @@ from __future__ import annotations
 from ingle.errors import UnsupportedError
 from ingle.models.config import Config
 from ingle.models.families.common import Family
+from ingle.models.families.falcon import FALCON
+from ingle.models.families.gemma import GEMMA, GEMMA2, GEMMA3
 from ingle.models.families.llama import LLAMA, MOBILELLM
+from ingle.models.families.phi import PHI2, PHI3
+from ingle.models.families.qwen import QWEN2, QWEN3, QWEN3MOE
+from ingle.models.families.stablelm import STABLELM
 
 __all__ = ["FAMILIES", "Family", "family_of_architecture", "family_of_config"]
 
-FAMILIES: tuple[Family, ...] = (LLAMA, MOBILELLM)
+FAMILIES: tuple[Family, ...] = (
+    LLAMA,
+    MOBILELLM,
+    QWEN2,
+    QWEN3,
+    QWEN3MOE,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    PHI2,
+    PHI3,
+    FALCON,
+    STABLELM,
+)
 
 _BY_ARCHITECTURE = {family.arch: family for family in FAMILIES}
 _BY_MODEL_TYPE = {model_type: family for family in FAMILIES for model_type in family.model_types}

@@ -15,15 +15,24 @@ import numpy as np
 
 from ingle.errors import UnsupportedError
 from ingle.models.config import Config
-from ingle.models.recipes import Recipe, Transform, constant
+from ingle.models.recipes import Recipe, Transform, constant, copy, expert_rows
 from ingle.models.rope import base_frequencies, llama3_factors, rope_of, yarn_magnitude
 from ingle.models.source import Source
-from ingle.models.spec import Activation, Experts, NormKind, Spec
+from ingle.models.spec import Experts, NormKind, Spec
 
-__all__ = ["LLAMA_NAMES", "Family", "activation_of", "base_metadata", "base_spec", "head_dim_of", "rope_tensors"]
+__all__ = [
+    "LLAMA_NAMES",
+    "Family",
+    "base_metadata",
+    "base_spec",
+    "expect_activation",
+    "fused_experts",
+    "head_dim_of",
+    "rope_tensors",
+]
 
 #: GGUF stems and the modules of a checkpoint in Llama's layout, which most families follow.
-LLAMA_NAMES: Mapping[str, str] = {
+LLAMA_NAMES: dict[str, str] = {
     "token_embd": "model.embed_tokens",
     "blk.{i}.attn_norm": "model.layers.{i}.input_layernorm",
     "blk.{i}.attn_q": "model.layers.{i}.self_attn.q_proj",
@@ -51,6 +60,7 @@ class Family:
     transforms: configuration -> what is done to a stem's tensors, for those that are not copied.
     extra: (configuration, tensor names) -> recipes that no row of `names` can express.
     tied_by_default: what a configuration means that does not say.
+    names_of: configuration -> further rows of `names`, for variants.
     variant: configuration -> the GGUF architecture it is written as, where that is not `arch`.
     """
 
@@ -62,6 +72,7 @@ class Family:
     transforms: Callable[[Config], Mapping[str, Transform]] = lambda config: _NO_TRANSFORMS
     extra: Callable[[Config, Collection[str]], dict[str, Recipe]] = lambda config, names: {}
     tied_by_default: bool = False
+    names_of: Callable[[Config], Mapping[str, str]] = lambda config: {}
     variant: Callable[[Config], str] | None = None
 
     def written_as(self, config: Config) -> str:
@@ -81,14 +92,6 @@ class Family:
             return self.tied_by_default or not has_head
         return config.flag("share_embedding", default=False) or config.flag("tie_word_embeddings", default=False)
 
-    def module_of(self, stem: str) -> str | None:
-        """The checkpoint's module of a GGUF stem such as blk.3.attn_q; None where a recipe makes it."""
-        parts = stem.split(".")
-        if parts[0] == "blk" and len(parts) == 3:
-            module = self.names.get(f"blk.{{i}}.{parts[2]}")
-            return module.format(i=parts[1]) if module else None
-        return self.names.get(stem)
-
 
 def head_dim_of(config: Config) -> int:
     """D: `head_dim`, or the width divided over the heads."""
@@ -100,13 +103,28 @@ def head_dim_of(config: Config) -> int:
     return config.integer("head_dim", default=width // heads)
 
 
-def base_metadata(arch: str, config: Config, *, norm: NormKind = "rms", context: int | None = None) -> dict[str, Any]:
-    """The keys that every architecture has. `context` is for configurations that do not say."""
+def base_metadata(
+    arch: str,
+    config: Config,
+    *,
+    norm: NormKind = "rms",
+    partial_rotary: float = 1.0,
+    local_every: int = 0,
+    window_by_default: bool = True,
+    first_local: int = 0,
+) -> dict[str, Any]:
+    """The keys that every architecture has.
+
+    partial_rotary: the part of a head that is rotated, where the configuration does not say.
+    local_every: the pattern of local layers that readers of the architecture assume.
+    window_by_default: whether a `sliding_window` counts without `use_sliding_window`.
+    first_local: the first local layer, where the configuration lists no kinds.
+    """
     heads = config.integer("num_attention_heads", "n_head")
     head_dim = head_dim_of(config)
     keys: dict[str, Any] = {
         "vocab_size": config.integer("vocab_size"),
-        "context_length": config.integer("max_position_embeddings", "n_positions", default=context or 2048),
+        "context_length": config.integer("max_position_embeddings", "n_positions", default=2048),
         "embedding_length": config.integer("hidden_size", "n_embd"),
         "block_count": config.integer("num_hidden_layers", "n_layer"),
         "feed_forward_length": config.integer("intermediate_size", default=4 * config.integer("hidden_size", "n_embd")),
@@ -121,33 +139,41 @@ def base_metadata(arch: str, config: Config, *, norm: NormKind = "rms", context:
         )
     if "head_dim" in config:
         keys |= {"attention.key_length": head_dim, "attention.value_length": head_dim}
-    keys |= _window_keys(config) | rope_keys(config, head_dim)
+    if config.flag("use_sliding_window", default=window_by_default):
+        keys |= _window_keys(config, local_every, first_local)
+    keys |= rope_keys(config, head_dim, partial_rotary)
     return {f"{arch}.{key}": value for key, value in keys.items()}
 
 
-def _window_keys(config: Config) -> dict[str, Any]:
-    """Sliding attention, where the configuration switches it on."""
-    window = config.integer("sliding_window", default=0)
-    if window <= 0 or not config.flag("use_sliding_window", default=True):
+def _window_keys(config: Config, local_every: int, first_local: int) -> dict[str, Any]:
+    """Sliding attention, and which layers it is for where readers would assume otherwise."""
+    window, n_layers = config.integer("sliding_window", default=0), config.integer("num_hidden_layers")
+    if window <= 0:
         return {}
     kinds = config.texts("layer_types")
-    if kinds and any(kind not in ("sliding_attention", "full_attention") for kind in kinds):
-        raise UnsupportedError(
-            f"config.json has layers of the kinds {sorted(set(kinds))}; Ingle has full and sliding attention."
-        )
+    if any(kind not in ("sliding_attention", "full_attention") for kind in kinds):
+        raise UnsupportedError(f"config.json has layers of the kinds {sorted(set(kinds))}; Ingle has full and sliding.")
+    every = config.integer("sliding_window_pattern", default=local_every)
     local = [kind == "sliding_attention" for kind in kinds]
-    if kinds and not any(local):
-        return {}
-    pattern = {} if all(local) else {"attention.sliding_window_pattern": np.asarray(local, dtype=np.bool_)}
+    local = local or [layer >= first_local and is_local(layer, every) for layer in range(n_layers)]
+    if not any(local):
+        return {"attention.sliding_window": 0} if local_every else {}
+    assumed = [is_local(layer, local_every) for layer in range(n_layers)]
+    pattern = {} if local == assumed else {"attention.sliding_window_pattern": np.asarray(local, dtype=np.bool_)}
     return {"attention.sliding_window": window} | pattern
 
 
-def rope_keys(config: Config, head_dim: int) -> dict[str, Any]:
+def is_local(layer: int, every: int) -> bool:
+    """Of `every` layers the last is global; 0: all are local."""
+    return every == 0 or layer % every < every - 1
+
+
+def rope_keys(config: Config, head_dim: int, partial_rotary: float) -> dict[str, Any]:
     """The rotary settings, without the architecture's prefix."""
     rope = config.rope()
     kind = _rope_kind(rope)
     keys: dict[str, Any] = {
-        "rope.dimension_count": int(head_dim * rope.number("partial_rotary_factor", default=1.0)),
+        "rope.dimension_count": int(head_dim * rope.number("partial_rotary_factor", default=partial_rotary)),
         "rope.freq_base": rope.number("rope_theta", default=10000.0),
     }
     if kind == "linear":
@@ -165,7 +191,7 @@ def rope_keys(config: Config, head_dim: int) -> dict[str, Any]:
                 keys[f"rope.scaling.yarn_{name}"] = rope.number(name)
     elif kind == "longrope":
         original = rope.integer("original_max_position_embeddings")
-        stretch = config.integer("max_position_embeddings") / original
+        stretch = rope.number("factor", default=config.integer("max_position_embeddings") / original)
         usual = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
         keys["rope.scaling.original_context_length"] = original
         keys["rope.scaling.attn_factor"] = rope.number("attention_factor", default=usual)
@@ -217,20 +243,13 @@ def rope_tensors(config: Config, names: Collection[str] = ()) -> dict[str, Recip
     return {}
 
 
-def activation_of(config: Config, default: str = "silu") -> Activation:
-    """The activation by its name in transformers."""
-    name = config.text("hidden_activation", "hidden_act", "activation", default=default)
-    known: dict[str, Activation] = {
-        "silu": "silu",
-        "gelu": "gelu",
-        "gelu_new": "gelu_tanh",
-        "gelu_pytorch_tanh": "gelu_tanh",
-        "relu": "relu",
-        "relu2": "relu2",
+def fused_experts(block: str, module: str) -> dict[str, Recipe]:
+    """A layer's experts where transformers keeps them as gate_up_proj [X, 2F, E] and down_proj [X, E, F]."""
+    return {
+        f"{block}_gate_exps.weight": expert_rows(f"{module}.gate_up_proj", 0, 2),
+        f"{block}_up_exps.weight": expert_rows(f"{module}.gate_up_proj", 1, 2),
+        f"{block}_down_exps.weight": copy(f"{module}.down_proj"),
     }
-    if name not in known:
-        raise UnsupportedError(f"config.json has the activation {name!r}; Ingle has {', '.join(known)}.")
-    return known[name]
 
 
 def expect_activation(config: Config, *names: str) -> None:
@@ -314,7 +333,7 @@ def _local(source: Source, arch: str, n_layers: int, every: int, schedule: tuple
             )
     else:
         every = source.metadata.get_int(key, every)
-        layers = [every == 0 or i % every < every - 1 for i in range(n_layers)]
+        layers = [is_local(layer, every) for layer in range(n_layers)]
     return tuple(layers[layer] for layer in schedule)
 
 

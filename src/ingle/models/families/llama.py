@@ -18,9 +18,10 @@ from ingle.models.families.common import (
     base_metadata,
     base_spec,
     expect_activation,
+    fused_experts,
     rope_tensors,
 )
-from ingle.models.recipes import Recipe, Transform, copy, expert_rows, interleaved, stacked
+from ingle.models.recipes import Recipe, Transform, copy, interleaved, stacked
 from ingle.models.source import Source
 from ingle.models.spec import Spec
 
@@ -67,15 +68,6 @@ def _extra(config: Config, names: Collection[str]) -> dict[str, Recipe]:
             if all(expert in names for expert in experts):
                 recipes[f"{block}_{role}_exps.weight"] = stacked(experts)
     return recipes
-
-
-def fused_experts(block: str, module: str) -> dict[str, Recipe]:
-    """The experts of a layer where transformers keeps them as gate_up_proj [X, 2F, E] and down_proj [X, E, F]."""
-    return {
-        f"{block}_gate_exps.weight": expert_rows(f"{module}.gate_up_proj", 0, 2),
-        f"{block}_up_exps.weight": expert_rows(f"{module}.gate_up_proj", 1, 2),
-        f"{block}_down_exps.weight": copy(f"{module}.down_proj"),
-    }
 
 
 def _spec(source: Source, context: int | None) -> Spec:
