@@ -1,0 +1,12 @@
+#include "simd_portable.h"
+
+#include "kernels_impl.h"
+
+namespace ingle {
+
+const Kernels* kernels_amx() {
+  static constexpr Kernels table = make_kernels("amx");
+  return &table;
+}
+
+}  // namespace ingle

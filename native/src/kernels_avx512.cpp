@@ -1,0 +1,12 @@
+#include "simd_portable.h"
+
+#include "kernels_impl.h"
+
+namespace ingle {
+
+const Kernels* kernels_avx512() {
+  static constexpr Kernels table = make_kernels("avx512");
+  return &table;
+}
+
+}  // namespace ingle

@@ -1,0 +1,12 @@
+#include "simd_portable.h"
+
+#include "kernels_impl.h"
+
+namespace ingle {
+
+const Kernels* kernels_neon() {
+  static constexpr Kernels table = make_kernels("neon");
+  return &table;
+}
+
+}  // namespace ingle

@@ -1,0 +1,12 @@
+#include "simd_portable.h"
+
+#include "kernels_impl.h"
+
+namespace ingle {
+
+const Kernels* kernels_portable() {
+  static constexpr Kernels table = make_kernels("portable");
+  return &table;
+}
+
+}  // namespace ingle
