@@ -1,0 +1,95 @@
+"""What the documents say is run or looked up: commands, code blocks, links, names."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("training/*/*.md")])
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_resolve(path: Path) -> None:
+    """Links inside the project lead somewhere, headings included."""
+    text = path.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, heading = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        assert file.exists(), f"{path.name} links to {target}"
+        if heading:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+            assert heading in slugs, f"{path.name} links to {target}; headings there: {sorted(slugs)}"
+
+
+def test_tour_names_are_in_the_files_it_links() -> None:
+    """A stop of the tour is written [`name`](file); the file must define that name."""
+    stops = re.findall(r"\[`([^`]+)`\]\(([^)]+)\)", (ROOT / "docs" / "tour.md").read_text())
+    assert len(stops) >= 8
+    for name, target in stops:
+        text = (ROOT / "docs" / target).resolve().read_text()
+        last = name.rstrip("()").split(".")[-1]
+        assert re.search(rf"\b{re.escape(last)}\b", text), f"the tour says {name} is in {target}"
+
+
+def test_first_command_is_near_the_top() -> None:
+    lines = README.splitlines()
+    assert lines[2].strip().startswith("make run")
+    assert lines[3].strip().startswith("make test")
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_readme_commands_run(command: str, tmp_path: Path) -> None:
+    """Each command as written, in a folder where model.gguf is the bundled model and HF_DIR a tiny checkpoint."""
+    import toys
+
+    from ingle.engine.model import bundled_model
+
+    (tmp_path / "model.gguf").symlink_to(bundled_model())
+    if "HF_DIR" in command:
+        pytest.importorskip("transformers")
+        toys.huggingface_llama(tmp_path / "HF_DIR")
+        (tmp_path / "model.gguf").unlink()
+    words = shlex.split(command, comments=True)
+    assert "ingle" in words
+    script = command.replace("ingle ", f"{shlex.quote(sys.executable)} -m ingle ", 1).split("  #")[0]
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script], cwd=tmp_path, input="hello\n", capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_readme_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    out = capsys.readouterr().out
+    assert "tokens/s" in out and len(out) > 100
+
+
+def test_readme_lists_every_family() -> None:
+    from ingle.models.families import FAMILIES
+
+    for family in FAMILIES:
+        for name in (family.arch, *family.model_types):
+            assert f"`{name}`" in README, f"{name} is not in the README's table of families"
+
+
+def test_changelog_knows_the_version() -> None:
+    import ingle
+
+    assert f"## {ingle.__version__}" in (ROOT / "CHANGELOG.md").read_text()
