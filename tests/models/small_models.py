@@ -61,7 +61,7 @@ def save_random(config: Any, directory: Path, seed: int = 0, **options: Any) -> 
     from transformers import AutoModelForCausalLM
 
     generator = torch.Generator().manual_seed(seed)
-    # Falcon's eager attention in transformers 5 adds ALiBi twice; its default one adds it once, as the model was trained.
+    # Falcon's eager attention in transformers 5 adds ALiBi twice; its default one adds it once, as in training.
     attention = "sdpa" if config.model_type == "falcon" else "eager"
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32).eval()
     with torch.no_grad():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ingle.models.checkpoint import open_checkpoint
-from models.small_models import greedy, save_random
+from ingle.models.convert import convert
+from models.small_models import Runner, greedy, save_random
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -139,10 +140,14 @@ def test_logits_equal_transformers(case: str, tmp_path: Path) -> None:
     prompt = np.random.default_rng(len(case)).integers(3, SMALL["vocab_size"], N_PROMPT).tolist()
     tokens, logits = expected(model, prompt)
     errors = {}
-    for form in ("hf",):
+    convert(tmp_path / "hf", tmp_path / "f32.gguf", "f32")
+    for form in ("hf", "f32.gguf"):
         checkpoint = open_checkpoint(tmp_path / form)
         ours, our_logits = greedy(checkpoint, prompt, N_NEW)
         errors[form] = relative(our_logits, logits)
         assert errors[form] < TOLERANCE, (case, form, errors)
         assert ours == tokens
+        in_chunks = Runner(checkpoint)
+        chunked = np.concatenate([in_chunks.feed(prompt[i:j]) for i, j in ((0, 9), (9, 10), (10, N_PROMPT))])
+        assert relative(chunked, our_logits[:N_PROMPT]) < 1e-5
     print(f"parity {case:24s} " + "  ".join(f"{form} {error:.1e}" for form, error in errors.items()))

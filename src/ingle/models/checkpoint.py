@@ -26,8 +26,8 @@ class Checkpoint:
         family = family_of_architecture(source.metadata.get_str("general.architecture"), source.name)
         self.spec: Spec = family.spec(source, context)
         names = source.headers.keys()
-        self._embedding = embedding_parts(self.spec, names)
-        self._output = output_parts(self.spec, names)
+        self.embedding_parts = embedding_parts(self.spec, names)
+        self.output_parts = output_parts(self.spec, names)
         layers = range(self.spec.n_layers)
         self._attention = [attention_parts(self.spec, names, layer) for layer in layers]
         self._feed_forward = [feed_forward_parts(self.spec, names, layer) for layer in layers]
@@ -36,12 +36,15 @@ class Checkpoint:
 
     def parts(self) -> list[Part]:
         """Every part of every block, in the order of computing."""
-        blocks = [block for pair in zip(self._attention, self._feed_forward, strict=True) for block in pair]
-        return [part for block in (self._embedding, *blocks, self._output) for part in block]
+        return [part for block in (self.embedding_parts, *self.blocks(), self.output_parts) for part in block]
+
+    def blocks(self) -> list[list[Part]]:
+        """The parts of each block with weights: attention and feed-forward of layer 0, of layer 1, and so on."""
+        return [block for pair in zip(self._attention, self._feed_forward, strict=True) for block in pair]
 
     def embedding(self) -> dict[str, Tensor]:
         """The tensors that turn tokens into hidden states."""
-        return self._load(self._embedding)
+        return self._load(self.embedding_parts)
 
     def attention(self, layer: int) -> dict[str, Tensor]:
         """The tensors of a layer's attention block."""
@@ -53,7 +56,7 @@ class Checkpoint:
 
     def output(self) -> dict[str, Tensor]:
         """The tensors that turn hidden states into logits."""
-        return self._load(self._output)
+        return self._load(self.output_parts)
 
     def close(self) -> None:
         """Let go of the files. Tensors that were given out must not be used afterwards."""

@@ -35,6 +35,7 @@ class HuggingFaceSource:
 
     def __init__(self, directory: Path, extra_metadata: ExtraMetadata | None = None) -> None:
         self.name = str(directory)
+        self.paths = tuple(sorted(directory.glob("*.safetensors")))
         if not (directory / "config.json").is_file():
             raise CheckpointError(f"{directory} has no config.json; expected a Hugging Face checkpoint directory.")
         config = Config.read(directory / "config.json")
@@ -49,7 +50,8 @@ class HuggingFaceSource:
         self.tensors: Mapping[str, Tensor] = LazyTensors(tuple(self._recipes), self._tensor)
         entries = {"general.architecture": self._family.written_as(config), "general.name": directory.resolve().name}
         entries |= self._family.metadata(config)
-        entries |= dict(extra_metadata(directory)) if extra_metadata else {}
+        if extra_metadata is not None and "token_embd.weight" in self.headers:
+            entries |= dict(extra_metadata(directory, self.headers["token_embd.weight"].shape[0]))
         self.metadata = Metadata(entries, self.name)
 
     def origin(self, name: str) -> str:

@@ -14,8 +14,9 @@ from ingle.models.tensor import Tensor
 
 __all__ = ["ExtraMetadata", "GGUFSource", "Header", "Source", "open_source"]
 
-#: Makes the metadata of a Hugging Face directory's tokenizer and chat template (`ingle.text.metadata_from_hf`).
-ExtraMetadata = Callable[[Path], Mapping[str, Any]]
+#: Makes the metadata of a Hugging Face directory's tokenizer and chat template, given the directory and the rows of the
+#: embedding matrix: `ingle.text.metadata_from_hf`.
+ExtraMetadata = Callable[[Path, int], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,11 @@ class Source(Protocol):
         ...
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files the weights are in."""
+        ...
+
+    @property
     def metadata(self) -> Metadata: ...
 
     @property
@@ -65,6 +71,7 @@ class GGUFSource:
 
     def __init__(self, file: GGUFFile, name: str) -> None:
         self.name = name
+        self.paths = file.paths
         self.metadata = file.metadata
         self.headers = {n: Header(n, tuple(info.shape), info.type) for n, info in file.tensors.items()}
         self.tensors: Mapping[str, Tensor] = LazyTensors(tuple(self.headers), self._tensor)
