@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ingle.errors import GGUFError, UnsupportedError
-from ingle.gguf.metadata import NUMPY_TYPES, Metadata, StringArray, TypedValue, Value, ValueType
+from ingle.gguf.metadata import NUMPY_TYPES, SCALARS, Metadata, StringArray, TypedValue, Value, ValueType
 from ingle.gguf.signatures import describe_foreign
 from ingle.gguf.types import UNSUPPORTED_TYPES, TensorType
 
@@ -41,7 +41,6 @@ _LEAST_ARRAY_BYTES = 4 + 8  # element type, count
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
-_SCALARS = {t: struct.Struct("<" + ("?" if t is ValueType.BOOL else d.char)) for t, d in NUMPY_TYPES.items()}
 _AGAIN = "it is cut short or damaged, so download or convert it again"
 
 
@@ -191,7 +190,7 @@ class _Walk:
     def scalar(self, value_type: ValueType, what: str) -> Value:
         if value_type is ValueType.STRING:
             return self.string(what, _MAX_STRING_BYTES)
-        packed = _SCALARS[value_type]
+        packed = SCALARS[value_type]
         start = self.advance(packed.size, what)
         if value_type is ValueType.BOOL and self.buffer[start] > 1:
             self.fail(f"gives {what}, a boolean, the value {self.buffer[start]} instead of 0 or 1: {_AGAIN}")

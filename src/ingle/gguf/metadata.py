@@ -57,6 +57,10 @@ NUMPY_TYPES: dict[ValueType, np.dtype[Any]] = {
     ValueType.INT64: np.dtype("<i8"),
     ValueType.FLOAT64: np.dtype("<f8"),
 }
+#: The same for one value. NumPy's own letters do not serve: its 64-bit one on Linux is struct's 32-bit one.
+SCALARS: dict[ValueType, struct.Struct] = {
+    value_type: struct.Struct("<" + code) for value_type, code in zip(NUMPY_TYPES, "BbHhIif?Qqd", strict=True)
+}
 _FROM_NUMPY = {dtype: value_type for value_type, dtype in NUMPY_TYPES.items()}
 _INTEGERS = frozenset(t for t in NUMPY_TYPES if t not in (ValueType.FLOAT32, ValueType.FLOAT64, ValueType.BOOL))
 _FLOATS = frozenset((ValueType.FLOAT32, ValueType.FLOAT64))

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ingle.errors import ModelFileError, UsageError
 from ingle.gguf.header import DEFAULT_ALIGNMENT, MAX_DIMENSIONS
-from ingle.gguf.metadata import NUMPY_TYPES, Metadata, TypedValue, Value, ValueType
+from ingle.gguf.metadata import NUMPY_TYPES, SCALARS, Metadata, TypedValue, Value, ValueType
 from ingle.gguf.types import TensorType
 
 __all__ = ["BytesLike", "TensorToWrite", "write_gguf"]
@@ -163,8 +163,7 @@ def _value(entry: TypedValue) -> bytes:
     if entry.type is ValueType.STRING:
         return _string(value)
     if entry.type is not ValueType.ARRAY:
-        dtype = NUMPY_TYPES[entry.type]
-        return struct.pack("<" + dtype.char, value)
+        return SCALARS[entry.type].pack(value)
     if entry.element_type is None:
         raise ValueError("an array needs an element type")
     head = struct.pack("<IQ", entry.element_type, len(value))
