@@ -1,4 +1,4 @@
-#include "simd_portable.h"
+#include "simd_avx512.h"
 
 #include "kernels_impl.h"
 

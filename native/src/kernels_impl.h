@@ -26,7 +26,11 @@ INGLE_INLINE void unpack(const uint8_t* planes, Simd::Table table, I (&w)[8]) {
   constexpr int nibbles = bits == 4 || bits == 5 || bits == 6;
   const uint8_t* p = planes;
   if constexpr (bits == 8) {
-    for (int i = 0; i < 8; ++i) w[i] = Simd::load(p + kVector * i);
+    for (int i = 0; i < 8; ++i) {
+      w[i] = Simd::load(p + kVector * i);
+      // Stored with 128 added; that is the top bit turned.
+      if constexpr (Simd::kSignedBytes) w[i] = Simd::flip<0x80>(w[i]);
+    }
   }
   if constexpr (nibbles) {
     for (int j = 0; j < 4; ++j) {

@@ -58,6 +58,8 @@ struct Simd {
   // Bytes, four to a lane. Shifts move bits between neighbouring bytes: mask what is kept.
   template <int Mask, int Right>
   static I field(I v) { return shift_bytes<Right>(v) & (Mask * 0x01010101); }
+  template <int Mask>
+  static I flip(I v) { return v ^ (I)((U{} + Mask) * 0x01010101u); }
   template <int Mask, int Right>
   static I merge(I low, I v) { return low | (shift_bytes<Right>(v) & (Mask * 0x01010101)); }
   template <int Right>
