@@ -38,6 +38,16 @@ class TokenFinder:
                     yield start, position, token_id
                     break
 
+    def starts(self, text: str) -> list[int]:
+        """Every position where a token begins, also within another one."""
+        if self._first is None:
+            return []
+        return [
+            match.start()
+            for match in self._first.finditer(text)
+            if any(text[match.start() : match.start() + n] in self._ids for n in self._lengths[match[0]])
+        ]
+
     def split(self, text: str) -> Iterator[str | int]:
         """The text as the strings between tokens (never empty) and the ids of the tokens, in order."""
         position = 0

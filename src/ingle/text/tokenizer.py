@@ -38,7 +38,8 @@ class Tokenizer:
         self._model = model
         self._control = vocabulary.of_type(TokenType.CONTROL, TokenType.UNKNOWN)
         self._control_ids = frozenset(self._control.values())
-        self._finder = TokenFinder(self._control)
+        # A single character cannot be told from text, nor broken by a marker.
+        self._finder = TokenFinder({text: token_id for text, token_id in self._control.items() if len(text) > 1})
         self._rstrip_control = rstrip_control
         self._bytes: dict[int, bytes] = {}
 
@@ -120,6 +121,14 @@ class Tokenizer:
     def control_tokens(self) -> Mapping[str, int]:
         """Text to id of the tokens that ordinary text cannot become."""
         return self._control
+
+    def break_control(self, text: str, marker: str) -> str:
+        """`text` with `marker` put into everything that `encode_rendered` would take for a control token."""
+        starts = self._finder.starts(text)
+        ends = [*starts[1:], len(text) - 1]
+        if not starts:
+            return text
+        return text[: starts[0] + 1] + "".join(marker + text[a + 1 : b + 1] for a, b in zip(starts, ends, strict=True))
 
     def is_control(self, token_id: int) -> bool:
         """Whether the token is a mark for the model and not a part of any text."""
