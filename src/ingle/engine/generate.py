@@ -17,6 +17,7 @@ from ingle.engine.sampling import Sampler, SamplingParams
 from ingle.engine.slots import Slot, Slots
 from ingle.engine.token import FinishReason, Stats, Token
 from ingle.errors import ContextError, UsageError
+from ingle.models.spec import Spec
 from ingle.text import StopScanner, TextStream, Tokenizer
 
 __all__ = ["CHUNK", "Answer", "Generation", "Progress", "Request"]
@@ -28,7 +29,7 @@ Progress = Callable[[int, int], None]  # (prompt tokens done, prompt tokens in a
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was said. token_ids: as sampled, without the token that ended the answer. finish_reason: None = cut short."""
+    """What was said. token_ids: as sampled, without the one that ended the answer. finish_reason: None = cut short."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -39,14 +40,14 @@ class Answer:
 class Request:
     """What to answer, and when to stop.
 
-    max_tokens: None = as many as the context has room for. stop: strings the answer ends before. ignore_eos: go on where
-    the model would end. on_prefill: told after each computed chunk of the prompt; what it raises ends the answer.
+    max_tokens: None = as many as the context has room for. stop: strings the answer ends before. ignore_eos: go on
+    where the model would end. on_prefill: told after each computed chunk of the prompt; what it raises ends the answer.
     continuation: the answer goes on in the prompt's text, so a space between the two belongs to it.
     on_end: called once when the answer has ended or was cut short, before its last token is given.
     """
 
     prompt: Sequence[int]
-    params: SamplingParams = SamplingParams()
+    params: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
@@ -54,31 +55,25 @@ class Request:
     continuation: bool = True
     on_end: Callable[[Answer], None] | None = None
 
-    def check(self, n_vocab: int, context: int) -> None:
+    def check(self, spec: Spec, context: int) -> None:
         """Raise UsageError or ContextError for what cannot be answered, before anything is computed."""
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UsageError(f"max_tokens is {self.max_tokens}; expected 1 or more.")
+        if not all(self.stop):
+            raise UsageError("A stop string is empty; expected at least one character.")
         if not self.prompt:
             raise UsageError("The prompt is empty and the model has no token to begin a text with; give some text.")
-        if not 0 <= min(self.prompt) <= max(self.prompt) < n_vocab:
+        if not 0 <= min(self.prompt) <= max(self.prompt) < spec.n_vocab:
             raise UsageError(
                 f"The prompt has tokens from {min(self.prompt)} to {max(self.prompt)}; this model's are 0 to "
-                f"{n_vocab - 1}."
+                f"{spec.n_vocab - 1}."
             )
         if len(self.prompt) > context:
+            room = spec.n_context
+            more = f" or use a larger context (this model can have {room})" if context < room else ""
             raise ContextError(
-                f"The prompt has {len(self.prompt)} tokens and the context holds {context}; shorten the prompt, or load "
-                "the model with a larger context."
+                f"The prompt has {len(self.prompt)} tokens and the context holds {context}; shorten the prompt{more}."
             )
-
-
-@dataclass(slots=True)
-class Meter:
-    """The numbers of an answer while it is made."""
-
-    stats: Stats
-    began: float = field(default_factory=perf_counter)
-    cancelled: bool = False
 
 
 class Generation(Iterator[Token]):
@@ -90,7 +85,7 @@ class Generation(Iterator[Token]):
 
     def __init__(self, runner: Runner, slots: Slots, tokenizer: Tokenizer, request: Request, began: float) -> None:
         """`began`: when the person asked, by `perf_counter`. Raises what `Request.check` raises."""
-        request.check(runner.spec.n_vocab, runner.cache.context)
+        request.check(runner.spec, runner.cache.context)
         self.prompt_tokens = tuple(request.prompt)
         self.params = request.params.with_seed()
         self._meter = _Meter(Stats(prompt_tokens=len(request.prompt), cached_tokens=0), began)
@@ -105,7 +100,7 @@ class Generation(Iterator[Token]):
     @property
     def ended(self) -> bool:
         """Whether no more tokens will come."""
-        return self._tokens.gi_frame is None
+        return self._meter.ended
 
     def __next__(self) -> Token:
         return next(self._tokens)
@@ -117,6 +112,7 @@ class Generation(Iterator[Token]):
     def close(self) -> None:
         """End the answer now. What it computed stays in the cache for the next prompt with the same beginning."""
         self._tokens.close()
+        self._meter.ended = True  # also where it was never begun
 
     def __enter__(self) -> Generation:
         return self
@@ -134,6 +130,7 @@ class _Meter:
     stats: Stats
     began: float
     cancelled: bool = False
+    ended: bool = False
 
 
 @dataclass(slots=True)
@@ -162,6 +159,7 @@ def _generate(
                     break  # the last token is given when the slot is free again: nobody has to ask for more
                 yield token
     finally:
+        meter.ended = True
         if request.on_end is not None:
             request.on_end(Answer("".join(said.text), tuple(said.token_ids), said.finish_reason))
     if last is not None:

@@ -24,6 +24,7 @@ from ingle.engine.slots import Slots
 from ingle.engine.weights import Resident
 from ingle.errors import ContextError, UsageError
 from ingle.models.checkpoint import Checkpoint, open_checkpoint
+from ingle.models.memory import footprint
 from ingle.models.spec import Spec
 from ingle.text import ChatTemplate, Tokenizer, metadata_from_hf
 
@@ -72,6 +73,7 @@ class Model:
         self.tokenizer = tokenizer
         self.template = template
         self.name = checkpoint.source.name
+        self.has_template = "tokenizer.chat_template" in checkpoint.source.metadata
         self.metadata = checkpoint.source.metadata
         self._source = checkpoint.source
         self._parts: tuple[Runner, Slots] | None = (runner, slots)
@@ -148,10 +150,10 @@ class Model:
         return Generation(runner, slots, self.tokenizer, request, began)
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """The logits after each of the tokens, float32 [len(token_ids), V]; computed anew, without the cached prefixes."""
+        """The logits after each token, float32 [len(token_ids), V]; computed anew, without the cached prefixes."""
         runner, slots = self._open_parts()
         ids = [int(token_id) for token_id in token_ids]
-        Request(ids).check(self._spec.n_vocab, self._context)
+        Request(ids).check(self._spec, self._context)
         parts = []
         with slots.lend(ids, reuse=False) as slot:
             for start in range(0, len(ids), CHUNK):
@@ -165,8 +167,9 @@ class Model:
         logits = self.logits(token_ids)[:-1].astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         following = np.asarray(token_ids, dtype=np.intp)[1:, None]
-        logprobs: NDArray[np.float64] = np.take_along_axis(logits, following, axis=1)[:, 0]
-        return logprobs - np.log(np.exp(logits).sum(axis=1))
+        chosen = np.take_along_axis(logits, following, axis=1)[:, 0]
+        logprobs: NDArray[np.float64] = chosen - np.log(np.exp(logits).sum(axis=1))
+        return logprobs
 
     def close(self) -> None:
         """Let go of the memory; unfinished answers end with an error. A second call does nothing."""
@@ -236,13 +239,7 @@ def _load(
     on_progress: Callable[[int, int], None] | None,
 ) -> Model:
     spec, source = checkpoint.spec, checkpoint.source
-    if context is None:
-        context = min(spec.n_context, DEFAULT_CONTEXT)
-    elif context > spec.n_context:
-        raise ContextError(
-            f"A context of {context} positions was asked for, and {source.name} was made for {spec.n_context}; ask for "
-            f"{spec.n_context} or less."
-        )
+    context = context_of(checkpoint, context)
     kv_bytes = 2 if kv_type == "f16" else 4
     if n_slots is None:
         n_slots = max(1, min(MAX_SLOTS, SLOTS_BYTES // (spec.kv_bytes_per_token(kv_bytes) * context)))
@@ -257,9 +254,18 @@ def _load(
     return Model(checkpoint, tokenizer, template, runner, Slots(cache, runner.lock))
 
 
+def context_of(checkpoint: Checkpoint, asked: int | None) -> int:
+    """The context to use where `asked` was asked for. Raises ContextError when the model cannot have it."""
+    most = checkpoint.spec.n_context
+    if asked is not None and asked > most:
+        raise ContextError(
+            f"A context of {asked} was asked for, and {checkpoint.source.name} was made for {most}; ask for {most} or "
+            "less."
+        )
+    return min(most, DEFAULT_CONTEXT) if asked is None else asked
+
+
 def weights_bytes(checkpoint: Checkpoint, backend_name: str) -> int:
     """Bytes of the weights as a backend holds them: the native one rearranges them, the reference has float32."""
-    headers = checkpoint.source.headers.values()
-    if backend_name == "reference":
-        return sum(4 * int(np.prod(header.shape, dtype=np.int64)) for header in headers)
-    return sum(header.n_bytes for header in headers) * 103 // 100
+    taken = footprint(checkpoint)
+    return 4 * taken.n_parameters if backend_name == "reference" else taken.weights_bytes * 103 // 100

@@ -13,7 +13,7 @@ import numpy as np
 from ingle.backends.base import Cache
 from ingle.errors import BackendError
 
-__all__ = ["Slot", "Slots"]
+__all__ = ["Slot", "Slots", "common_prefix"]
 
 
 @dataclass(eq=False, slots=True)

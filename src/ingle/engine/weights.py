@@ -15,8 +15,8 @@ __all__ = ["Resident", "Weights"]
 class Weights(Protocol):
     """A store of blocks, in the form the backend wants.
 
-    Block 2p is the attention and block 2p+1 the feed-forward of pass p, for the P passes of `Spec.schedule`. A block may
-    be used only inside its `with`: a store may move it out of memory afterwards.
+    Block 2p is the attention and block 2p+1 the feed-forward of pass p, for the P passes of `Spec.schedule`. A block
+    may be used only inside its `with`: a store may move it out of memory afterwards.
     """
 
     @property

@@ -1,0 +1,108 @@
+"""What the verbs share in talking to a person: text out, notes, a bar while loading, whole files."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from ingle.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["SLOW_S", "Writer", "loading_bar", "mib", "notes", "read_stdin", "write_whole"]
+
+SLOW_S = 1.0  # who waits longer than this wants to see why
+
+# Control characters but tab and newline: a model must not be able to steer a terminal.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Writer:
+    """An answer on stdout as it comes. On a terminal, control characters are left out."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._newline = True
+        reconfigure = getattr(sys.stdout, "reconfigure", None)
+        if reconfigure is not None:  # in a locale that lacks a character, "?" beats an error in mid-answer
+            reconfigure(errors="replace")
+
+    def write(self, text: str) -> None:
+        if self._terminal:
+            text = _CONTROL.sub("", text)
+        if text:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            self._newline = text.endswith("\n")
+
+    def end(self) -> None:
+        """Begin a new line, unless one has begun."""
+        if not self._newline:
+            self.write("\n")
+
+
+def notes() -> Console:
+    """The console for everything that is not the answer: stderr, with colours on a terminal only."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def read_stdin() -> str:
+    """All of stdin, as UTF-8. Raises UsageError for other bytes."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"The text on stdin is not UTF-8 (byte {error.start}); convert it first.") from None
+
+
+@contextmanager
+def loading_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function (done, total) that draws a bar on stderr, if it is a terminal and the work takes over a second."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
+    bar = Progress(*columns, console=notes(), transient=True)
+    task = bar.add_task(what, total=None)
+    began = monotonic()
+
+    def report(done: int, total: int) -> None:
+        if not bar.live.is_started and monotonic() - began > SLOW_S:
+            bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield report
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a new file beside its target and rename it when whole. Raises UsageError when the target exists."""
+    if path.exists():
+        raise UsageError(f"{path} exists; give another name.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def mib(n_bytes: float) -> str:
+    """A size for people: MiB, or GiB from one on."""
+    return f"{n_bytes / 2**30:,.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:,.1f} MiB"

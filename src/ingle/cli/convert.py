@@ -1,0 +1,87 @@
+"""`ingle convert`: a Hugging Face checkpoint or a GGUF file becomes a GGUF file of another type."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from ingle.errors import UsageError
+
+__all__ = ["command"]
+
+TYPES = (
+    *("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0"),
+    *("iq4_nl", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k"),
+)
+
+
+@click.command("convert")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--type",
+    "file_type",
+    type=click.Choice(TYPES, case_sensitive=False),
+    required=True,
+    help="How the weights are written: floats (f), or so many bits (q).",
+)
+@click.option("--force", is_flag=True, help="Overwrite OUT if it exists.")
+def command(source: Path, out: Path, file_type: str, force: bool) -> None:
+    """Write SOURCE, a Hugging Face directory or a GGUF file, to the GGUF file OUT.
+
+    One tensor is in memory at a time. OUT appears when it is whole: what is interrupted leaves nothing behind.
+    """
+    if out.suffix.lower() != ".gguf":
+        raise UsageError(f"{out} does not end in .gguf; give the file to write a name that does.")
+    if out.is_dir():
+        raise UsageError(f"{out} is a directory; give the name of a file to write.")
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists; give another name, or --force to overwrite it.")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"The directory {out.parent} does not exist; make it first.")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UsageError(f"{out} is the file to convert; give another name for the result.")
+
+    from math import prod
+
+    from ingle.cli.console import mib
+    from ingle.models.convert import convert
+    from ingle.models.source import open_source
+    from ingle.text import metadata_from_hf
+
+    with _bar(out.name) as (on_start, on_bytes):
+        convert(source, out, file_type.lower(), extra_metadata=metadata_from_hf, on_start=on_start, on_bytes=on_bytes)
+    written = open_source(out)
+    parameters = sum(prod(header.shape) for header in written.headers.values())
+    weights_bytes = sum(header.n_bytes for header in written.headers.values())
+    written.close()
+    click.echo(
+        f"{out}: {file_type.lower()}, {mib(out.stat().st_size)}, {parameters:,} parameters, "
+        f"{8 * weights_bytes / max(1, parameters):.2f} bits per weight"
+    )
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
+    """(total bytes) and (n more bytes): a bar with the rate on stderr, where it is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda total: None, lambda n: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from ingle.cli.console import notes
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=notes(), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda total: bar.update(task, total=total), lambda n: bar.advance(task, n)

@@ -1,0 +1,235 @@
+"""`ingle run`: answer one prompt, or hold a conversation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ingle.errors import UsageError
+
+if TYPE_CHECKING:
+    from ingle.engine.generate import Generation
+    from ingle.engine.model import Model, Options
+    from ingle.engine.token import Token
+
+__all__ = ["command", "model_and_prompt"]
+
+
+@click.command("run")
+@click.argument("model", required=False)
+@click.argument("prompt", required=False)
+@click.option(
+    "-n",
+    "--max-tokens",
+    type=click.IntRange(1),
+    help="Stop after so many tokens. [default: 512; in a conversation as many as the context holds]",
+)
+@click.option(
+    "-t",
+    "--temperature",
+    type=click.FloatRange(0),
+    default=0.8,
+    show_default=True,
+    help="0 takes the most likely token each time; higher is more varied.",
+)
+@click.option(
+    "--top-k", type=click.IntRange(0), default=40, show_default=True, help="Only the K most likely tokens; 0 = all."
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.95,
+    show_default=True,
+    help="Only the most likely tokens that have this probability together; 1 = all.",
+)
+@click.option(
+    "--min-p",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="Only tokens at least this fraction as likely as the most likely; 0 = all.",
+)
+@click.option(
+    "--repeat-penalty",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Above 1, tokens among the last 64 become less likely.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), help="The same seed gives the same text. [default: a new one each time]"
+)
+@click.option(
+    "--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be given several times."
+)
+@click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
+@click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
+@click.option(
+    "-c",
+    "--context",
+    type=click.IntRange(1),
+    help="Tokens that prompt and answer have together. [default: the model's, at most 4096]",
+)
+@click.option("--threads", type=click.IntRange(1), help="[default: the processor's cores]")
+@click.option(
+    "--backend",
+    type=click.Choice(["native", "reference"]),
+    default="native",
+    show_default=True,
+    help="What computes; the reference is slow and plain.",
+)
+@click.option(
+    "--history",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Keep what you type in a conversation in this file. [default: nowhere]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON record with text, tokens and timings.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell times, speeds and peak memory, on stderr.")
+def command(model: str | None, prompt: str | None, **options: Any) -> None:
+    """Answer PROMPT with MODEL, or hold a conversation when there is no PROMPT.
+
+    MODEL is a GGUF file or a Hugging Face directory; without it the bundled model is used. PROMPT "-" reads the prompt
+    from stdin. A single argument is the MODEL if it exists, ends in .gguf, or has a slash and no space; otherwise it is
+    the PROMPT.
+
+    \b
+      ingle run "Once upon a time"
+      ingle run model.gguf "Why is the sky blue?" --max-tokens 100
+      ingle run model.gguf
+    """
+    path, prompt = model_and_prompt(model, prompt)
+    if prompt is None and (options["as_json"] or options["raw"]):
+        raise UsageError(
+            f"{'--json' if options['as_json'] else '--raw'} needs a prompt; give one, or - to read it from stdin."
+        )
+    if options["raw"] and options["system"] is not None:
+        raise UsageError("--system needs the chat template that --raw leaves out; give one of them.")
+    if prompt == "-":
+        from ingle.cli.console import read_stdin
+
+        prompt = read_stdin()
+
+    from dataclasses import asdict
+
+    from ingle.engine.sampling import SamplingParams
+
+    params = SamplingParams(
+        temperature=options["temperature"],
+        top_k=options["top_k"],
+        top_p=options["top_p"],
+        min_p=options["min_p"],
+        repeat_penalty=options["repeat_penalty"],
+        seed=options["seed"],
+    )  # its errors come before the model is loaded
+    sampling: Options = {**asdict(params), "stop": options["stop"]}  # type: ignore[typeddict-item]
+    if options["max_tokens"] is not None or prompt is not None:
+        sampling["max_tokens"] = options["max_tokens"] or 512
+    with open_model(path, options) as loaded:
+        if prompt is None:
+            from ingle.cli.chat import converse
+
+            converse(loaded, options["system"], sampling, history=options["history"], verbose=options["verbose"])
+        else:
+            _answer(loaded, prompt, sampling, options)
+
+
+def model_and_prompt(first: str | None, second: str | None) -> tuple[str | None, str | None]:
+    """Which of the arguments is the model and which the prompt; None = not given."""
+    if first is None or second is not None:
+        return first, second
+    is_model = (
+        first.endswith(".gguf") or ("/" in first and not any(map(str.isspace, first))) or _exists(first)
+    ) and first != "-"
+    return (first, None) if is_model else (None, first)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a long prompt is no possible file name
+        return False
+
+
+def open_model(path: str | None, options: dict[str, Any]) -> Model:
+    """Load a model, with a bar where that takes long. One slot: a person reads one answer at a time."""
+    from ingle.cli.console import loading_bar
+    from ingle.engine.model import load
+
+    with loading_bar("Loading") as report:
+        return load(
+            path,
+            context=options["context"],
+            threads=options["threads"],
+            backend=options["backend"],
+            n_slots=1,
+            on_progress=report,
+        )
+
+
+def _answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any]) -> None:
+    """One prompt, one answer on stdout."""
+    from ingle.cli.console import Writer
+
+    raw = options["raw"] or not model.has_template
+    if raw and options["system"] is not None:
+        raise UsageError(f"--system needs a chat template, and {model.name} has none; put the text into the prompt.")
+    answer = model.generate(prompt, **sampling) if raw else model.chat(options["system"]).send(prompt, **sampling)
+    tokens: list[Token] = []
+    writer = None if options["as_json"] else Writer()
+    interrupted = False
+    try:
+        with answer:
+            for token in answer:
+                tokens.append(token)
+                if writer is not None:
+                    writer.write(token.text)
+    except KeyboardInterrupt:
+        interrupted = True
+    if writer is not None:
+        writer.end()
+    else:
+        _print_record(model, prompt, answer, tokens, interrupted)
+    if options["verbose"]:
+        from ingle.cli.report import report
+
+        report(model, answer.stats, tokens)
+    if interrupted:
+        raise click.Abort
+    _tell_if_cut(tokens, options)
+
+
+def _tell_if_cut(tokens: list[Token], options: dict[str, Any]) -> None:
+    """On a terminal, say that an answer was cut by a limit nobody asked for."""
+    if not options["max_tokens"] and tokens and tokens[-1].finish_reason == "length" and sys.stderr.isatty():
+        from ingle.cli.console import notes
+
+        notes().print(f"[dim]\\[cut after {len(tokens)} tokens; --max-tokens asks for more][/dim]")
+
+
+def _print_record(model: Model, prompt: str, answer: Generation, tokens: list[Token], interrupted: bool) -> None:
+    """The one record on stdout."""
+    import json
+    from dataclasses import asdict
+
+    import ingle
+
+    record = {
+        "model": model.name,
+        "family": model.spec.family,
+        "backend": model.backend,
+        "ingle": ingle.__version__,
+        "context": model.context,
+        "prompt": prompt,
+        "text": "".join(token.text for token in tokens),
+        "finish_reason": "interrupted" if interrupted else tokens[-1].finish_reason,
+        "tokens": [
+            {"id": token.token_id, "text": token.text, "logprob": token.logprob, "time_s": token.time_s}
+            for token in tokens
+        ],
+        "sampling": asdict(answer.params),
+        "timings": answer.stats.as_dict(),
+    }
+    click.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))

@@ -1,0 +1,133 @@
+"""A conversation: what was said, and a prompt that continues exactly the tokens in the cache."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Unpack
+
+from ingle.engine.generate import Answer, Generation
+from ingle.engine.slots import common_prefix
+from ingle.errors import UsageError
+
+if TYPE_CHECKING:
+    from ingle.engine.model import Model, Options
+
+__all__ = ["Chat", "Message"]
+
+Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
+
+
+class Chat:
+    """A conversation with a model, by the model's chat template.
+
+    Each turn computes only what is new: the cache is continued with the answer's tokens exactly as they were sampled,
+    where a template writes earlier answers as they were. An answer that is cut short stays in the history as far as it
+    came; if nothing came, the question is not in it either.
+    """
+
+    def __init__(self, model: Model, system: str | None = None, **options: Unpack[Options]) -> None:
+        """`options` hold for every answer. A seed is stepped by one each turn, so that turns differ and repeat."""
+        self.model = model
+        self.system = system
+        self.options = options
+        self._turns: list[Message] = []
+        self._said: _Said | None = None
+        self._answering: weakref.ref[Generation] | None = None
+        self._n_sent = 0
+
+    @property
+    def history(self) -> list[Message]:
+        """The messages so far, the system's first: a copy."""
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*system, *(dict(message) for message in self._turns)]
+
+    def send(self, text: str, **options: Unpack[Options]) -> Generation:
+        """Answer a message. The history has both when the answer has ended, or was closed or dropped.
+
+        `options` override those of the conversation. Raises TemplateError where the template refuses the conversation,
+        and what `Model.generate` raises; the history is then as it was.
+        """
+        return self._answer([*self._turns, {"role": "user", "content": text}], options)
+
+    def retry(self, **options: Unpack[Options]) -> Generation:
+        """Answer the last message once more; the new answer takes the place of the old one."""
+        if not self._turns:
+            raise UsageError("There is no answer to try again yet; send a message first.")
+        return self._answer(self._turns[:-1], options)
+
+    def reset(self) -> None:
+        """Forget everything but the system message."""
+        self._check_idle()
+        self._turns = []
+        self._said = None
+
+    def _check_idle(self) -> None:
+        answering = self._answering() if self._answering is not None else None
+        if answering is not None and not answering.ended:
+            raise UsageError("The last answer has not ended; read it to its end, or close() it.")
+
+    def _answer(self, turns: list[Message], options: Options) -> Generation:
+        began = perf_counter()
+        self._check_idle()
+        model = self.model
+        merged: Options = {**self.options, **options}
+        seed = merged.get("seed")
+        if seed is not None:
+            merged["seed"] = (seed + self._n_sent) % 2**64
+        stop = merged.get("stop", ())
+        merged["stop"] = [*([stop] if isinstance(stop, str) else stop), *model.template.stops]
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        prompt = self._prompt([*system, *turns])
+
+        def on_end(answer: Answer) -> None:
+            if not answer.token_ids and answer.finish_reason is None:
+                return
+            self._turns = [*turns, {"role": "assistant", "content": answer.text}]
+            # After a stop string the tokens say more than the text does: they are no part of the conversation.
+            exact = answer.finish_reason != "stop"
+            self._said = _Said([*system, *self._turns], prompt, list(answer.token_ids)) if exact else None
+
+        generation = model._start(prompt, merged, began, on_end=on_end)
+        self._answering = weakref.ref(generation)
+        self._n_sent += 1
+        return generation
+
+    def _prompt(self, messages: list[Message]) -> list[int]:
+        """The tokens of a conversation up to where the next answer begins.
+
+        Rendering an earlier answer and encoding it anew seldom gives other tokens than were sampled, but it may. Then
+        the sampled ones stand, if the rest of the conversation is as it was: they are what the model said.
+        """
+        encode = self.model.template.encode_chat
+        tokens: list[int] = encode(messages)
+        said = self._said
+        if said is None or messages[: len(said.messages)] != said.messages:
+            return tokens
+        n_prompt = len(said.prompt)
+        if tokens[:n_prompt] != said.prompt:
+            return tokens
+        # What follows the answer is what two conversations have in common that differ in the end of the answer.
+        answer = said.messages[-1]["content"]
+        other = [dict(message) for message in messages]
+        other[len(said.messages) - 1]["content"] = "b" if answer.endswith("a") else "a"
+        end = len(tokens) - _common_suffix(tokens, encode(other))
+        if end < n_prompt or self.model.tokenizer.decode(tokens[n_prompt:end]).strip() != answer.strip():
+            return tokens
+        return [*said.prompt, *said.answer, *tokens[end:]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """The last turn: all messages with its answer, the prompt it answered, and the answer's tokens as sampled."""
+
+    messages: list[Message]
+    prompt: list[int]
+    answer: list[int]
+
+
+def _common_suffix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences end with in common."""
+    return common_prefix(a[::-1], b[::-1])
