@@ -74,6 +74,7 @@ CASES: dict[str, tuple[bytes, str]] = {
     "key runs out": (file([u64(100) + b"abc" + bytes(9)]), "ends inside the name of metadata key 0"),
     "key length absurd": (file([u64(2**62) + bytes(13)]), f"announces {2**62} bytes for the name of metadata key 0"),
     "key not UTF-8": (file([pair(b"\xff\xfe", UINT8, b"\x01")]), "not UTF-8 in the name of metadata key 0"),
+    "terminal codes": (file([pair("a\n\x1b[2J", 99, b"\x01")]), r'the metadata "a\\n\\x1b\[2J" the unknown'),
     "key twice": (file([A, A]), 'the metadata key "a" twice'),
     "value type": (file([pair("a", 13, bytes(8))]), 'gives the metadata "a" the unknown value type 13'),
     "value runs out": (file([pair("a", 12, bytes(3))]), 'ends inside the metadata "a"'),

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ingle.errors import GGUFError, UnsupportedError
-from ingle.gguf.metadata import NUMPY_TYPES, SCALARS, Metadata, StringArray, TypedValue, Value, ValueType
+from ingle.gguf.metadata import NUMPY_TYPES, SCALARS, Metadata, StringArray, TypedValue, Value, ValueType, printable
 from ingle.gguf.signatures import describe_foreign
 from ingle.gguf.types import UNSUPPORTED_TYPES, TensorType
 
@@ -234,7 +234,7 @@ class _Walk:
         else:
             if position <= self.end:
                 self.position = position
-                return StringArray(buffer, start, position, count, f"{what} of {self.source}")
+                return StringArray(buffer, start, position, count, f"{printable(what)} of {self.source}")
         self.fail(f"ends inside {what}: {_AGAIN}")
 
     # -- bytes ----------------------------------------------------------------------------------------------------
@@ -271,13 +271,13 @@ class _Walk:
             self.fail(f"has bytes that are not UTF-8 in {what}: {_AGAIN}")
 
     def fail(self, problem: str) -> NoReturn:
-        raise GGUFError(f"{self.source} {problem}") from None
+        raise GGUFError(f"{self.source} {printable(problem)}") from None
 
     def fail_type(self, what: str, type_id: int) -> NoReturn:
         if type_id in UNSUPPORTED_TYPES:
             known = ", ".join(t.name for t in TensorType)
             raise UnsupportedError(
-                f"{self.source} stores {what} as {UNSUPPORTED_TYPES[type_id]}, and Ingle reads {known}: get the model "
-                "in one of these types, such as Q4_K_M"
+                f"{self.source} stores {printable(what)} as {UNSUPPORTED_TYPES[type_id]}, and Ingle reads {known}: "
+                "get the model in one of these types, such as Q4_K_M"
             ) from None
         self.fail(f"gives {what} the unknown type {type_id}: update Ingle, or convert the model again")

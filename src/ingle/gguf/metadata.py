@@ -66,6 +66,11 @@ _INTEGERS = frozenset(t for t in NUMPY_TYPES if t not in (ValueType.FLOAT32, Val
 _FLOATS = frozenset((ValueType.FLOAT32, ValueType.FLOAT64))
 
 
+def printable(text: str) -> str:
+    """`text` for an error message: names come from the file, and may hold line breaks or terminal codes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class StringArray(Sequence[str]):
     """An array of strings in a memory map whose bounds were checked, decoded when first used.
 

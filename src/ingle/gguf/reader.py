@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from ingle.errors import GGUFError, UsageError
 from ingle.gguf.header import Header, read_header
-from ingle.gguf.metadata import Metadata
+from ingle.gguf.metadata import Metadata, printable
 from ingle.gguf.types import TensorType
 
 __all__ = ["GGUFFile", "TensorInfo", "open_gguf"]
@@ -150,8 +150,8 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
         for name, info in part.tensors().items():
             if name in tensors:
                 raise GGUFError(
-                    f'the tensor "{name}" is both in {tensors[name].path} and in {part.path}: download all parts of '
-                    "one model again"
+                    f'the tensor "{printable(name)}" is both in {tensors[name].path} and in {part.path}: download '
+                    "all parts of one model again"
                 )
             tensors[name] = info
     announced = first.header.metadata.get_int("split.tensors.count", len(tensors))
