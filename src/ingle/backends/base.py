@@ -99,7 +99,7 @@ class State(Protocol):
 
 
 class Backend(Protocol):
-    """Computes a decoder of one spec. Blocks are opaque: what `load_*` returns, only the same backend understands.
+    """Computes a decoder of one spec. Blocks, caches and states go back only to the backend that made them (hence Any).
 
     Tensor roles. Matrices are [out, in]; vectors are float. `?` = optional.
     attention: norm, norm.bias?, q, k, v, o, and q.bias? k.bias? v.bias? o.bias?, q_norm? k_norm? ([D] or [heads, D]),
@@ -130,17 +130,17 @@ class Backend(Protocol):
         """Room for `n_slots` sequences of `context` positions. Raises MemoryLimitError where there is none."""
         ...
 
-    def embed(self, embedding: Any, rows: Rows, cache: Cache) -> State: ...
+    def embed(self, embedding: Any, rows: Rows, cache: Any) -> State: ...
 
-    def attention(self, block: Any, state: State, pass_index: int) -> None:
+    def attention(self, block: Any, state: Any, pass_index: int) -> None:
         """Let the last delta join x; write the rows' keys and values; delta = attention(norm(x))."""
         ...
 
-    def feed_forward(self, block: Any, state: State, pass_index: int) -> None:
+    def feed_forward(self, block: Any, state: Any, pass_index: int) -> None:
         """Let the last delta join x; delta = feed_forward(norm(x)). With `spec.parallel`: delta += instead of both."""
         ...
 
-    def logits(self, output: Any, state: State, wanted: NDArray[np.int32]) -> NDArray[np.float32]:
+    def logits(self, output: Any, state: Any, wanted: NDArray[np.int32]) -> NDArray[np.float32]:
         """Let the last delta join x; logits float32 [len(wanted), V] of the rows with these indices."""
         ...
 

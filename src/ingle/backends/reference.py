@@ -8,19 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingle.backends.base import KVType, Rows, check_rows
 from ingle.errors import BackendError, MemoryLimitError
-from ingle.models.spec import NormKind, Rope, Spec
+from ingle.models.spec import Activation, NormKind, Rope, Spec
 from ingle.models.tensor import Tensor
 
 __all__ = ["ReferenceBackend", "ReferenceCache", "ReferenceState"]
 
 Array = NDArray[np.float32]
-Weights = Mapping[str, Array]
+Weights = dict[str, Array]
 
 
 class ReferenceCache:
@@ -151,11 +152,12 @@ class ReferenceBackend:
         scores = np.einsum("hd,nhd->hn", q, k) * np.float32(spec.score_scale)
         if spec.alibi_slopes:
             distance = np.arange(1 - scores.shape[1], 1, dtype=np.float32)
-            scores = scores + np.float32(spec.alibi_slopes)[:, None] * distance
+            scores = scores + np.asarray(spec.alibi_slopes, np.float32)[:, None] * distance
         if spec.attention_softcap:
             cap = np.float32(spec.attention_softcap)
             scores = cap * np.tanh(scores / cap)
-        return np.einsum("hn,nhd->hd", softmax(scores), v)
+        heads: Array = np.einsum("hn,nhd->hd", softmax(scores), v)
+        return heads
 
     def feed_forward(self, block: Weights, state: ReferenceState, pass_index: int) -> None:
         if not self.spec.parallel:
@@ -247,19 +249,22 @@ def softmax(scores: Array) -> Array:
     return y
 
 
-def activated(x: Array, kind: str) -> Array:
+def activated(x: Array, kind: Activation) -> Array:
     """The activation function, by its name in `Spec`."""
+    y: Array
     if kind == "silu":
         with np.errstate(over="ignore"):  # exp(-x) = inf is right: the quotient is then 0
-            return x / (1 + np.exp(-x))
-    if kind == "gelu":
+            y = x / (1 + np.exp(-x))
+    elif kind == "gelu":
         erf = np.frompyfunc(math.erf, 1, 1)
-        return np.float32(0.5) * x * (1 + erf(x / np.float32(math.sqrt(2))).astype(np.float32))
-    if kind == "gelu_tanh":
+        y = np.float32(0.5) * x * (1 + erf(x / np.float32(math.sqrt(2))).astype(np.float32))
+    elif kind == "gelu_tanh":
         inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x**3)
-        return np.float32(0.5) * x * (1 + np.tanh(inner))
-    if kind == "relu":
-        return np.maximum(x, 0)
-    if kind == "relu2":
-        return np.maximum(x, 0) ** 2
-    raise BackendError(f"Unknown activation {kind!r}; expected silu, gelu, gelu_tanh, relu or relu2.")
+        y = np.float32(0.5) * x * (1 + np.tanh(inner))
+    elif kind == "relu":
+        y = np.maximum(x, 0)
+    elif kind == "relu2":
+        y = np.maximum(x, 0) ** 2
+    else:
+        assert_never(kind)
+    return y
