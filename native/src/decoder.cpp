@@ -1,0 +1,200 @@
+// Loading, the plan of a call's rows, embed and logits. Attention and feed-forward have files of their own.
+#include "decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "errors.h"
+#include "planes.h"
+
+namespace ingle {
+namespace {
+
+Spec checked(Spec spec) {
+  spec.check();
+  return spec;
+}
+
+int checked_threads(int n) {
+  if (n < 1 || n > 1024) throw BackendError("Expected 1 to 1024 threads; came " + std::to_string(n) + ".");
+  return n;
+}
+
+uint64_t new_id() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
+
+std::string range(const char* what, int64_t value, int64_t limit) {
+  return std::string(what) + " " + std::to_string(value) + " does not exist; expected 0 to " +
+         std::to_string(limit - 1) + ".";
+}
+
+}  // namespace
+
+Decoder::Decoder(Spec spec, int n_threads)
+    : spec_(checked(std::move(spec))),
+      ops_(vector_ops()),
+      team_(checked_threads(n_threads)),
+      scratch_(static_cast<size_t>(n_threads)) {
+  plan_.cosines.resize(spec_.ropes.size());
+  plan_.sines.resize(spec_.ropes.size());
+}
+
+SharedMatrix Decoder::load_matrix(int ggml_type, int64_t n, int64_t k, const uint8_t* data, size_t n_bytes) {
+  std::shared_ptr<Matrix> matrix;
+  size_t row_bytes = 0;
+  try {
+    row_bytes = ggml_row_bytes(ggml_type, k);
+    if (n < 1 || k < 1 || n >= int64_t{1} << 31 || k >= int64_t{1} << 31 || n_bytes / row_bytes != static_cast<size_t>(n) ||
+        n_bytes % row_bytes != 0)
+      throw BackendError("A matrix of shape [" + std::to_string(n) + ", " + std::to_string(k) + "] came with " +
+                         std::to_string(n_bytes) + " bytes; expected rows of " + std::to_string(row_bytes) + " bytes.");
+    matrix = matrix_allocate(ggml_type, n, k);
+  } catch (const std::invalid_argument& error) {
+    throw UnsupportedError(error.what());
+  }
+  std::unique_lock lock(mutex_, std::try_to_lock);
+  if (lock)
+    team_.run([&](int thread, int n_threads) { matrix_rearrange(*matrix, data, thread, n_threads); });
+  else
+    matrix_rearrange(*matrix, data, 0, 1);
+  return matrix;
+}
+
+void Decoder::check(const State& state, int64_t pass) const {
+  if (state.id != id_ || id_ == 0)
+    throw BackendError("A state lives until the next embed of its backend; this one is past, or another backend's.");
+  const auto n_passes = static_cast<int64_t>(spec_.passes.size());
+  if (pass < 0 || pass >= n_passes) throw BackendError(range("Pass", pass, n_passes));
+}
+
+void Decoder::plan_rows(const int32_t* slots, const int32_t* positions, int64_t n, std::shared_ptr<Cache> cache) {
+  if (n < 1) throw BackendError("No rows were given; expected at least one.");
+  if (!cache || !cache->fits(spec_)) throw BackendError("The cache was made for another model.");
+  std::vector<bool> begun(static_cast<size_t>(cache->n_slots()));
+  for (int64_t i = 0; i < n; ++i) {
+    if (slots[i] < 0 || slots[i] >= cache->n_slots()) throw BackendError(range("Slot", slots[i], cache->n_slots()));
+    if (positions[i] < 0 || positions[i] >= cache->context())
+      throw BackendError(range("Position", positions[i], cache->context()));
+    const bool goes_on = i > 0 && slots[i] == slots[i - 1];
+    if (goes_on ? positions[i] != positions[i - 1] + 1 : begun[static_cast<size_t>(slots[i])])
+      throw BackendError("Rows of one slot must stand together, in rising positions without gaps.");
+    begun[static_cast<size_t>(slots[i])] = true;
+  }
+
+  plan_.slots.assign(slots, slots + n);
+  plan_.positions.assign(positions, positions + n);
+  plan_.cache = std::move(cache);
+  const int64_t most = std::max<int64_t>(1, kTileQueries / std::min(spec_.group(), kTileQueries));
+  plan_.tiles.clear();
+  for (int64_t i = 0; i < n; ++i) {
+    const bool goes_on = i > 0 && slots[i] == slots[i - 1];
+    if (goes_on && plan_.tiles.back().n_rows < most)
+      ++plan_.tiles.back().n_rows;
+    else
+      plan_.tiles.push_back({i, 1});
+  }
+  for (size_t r = 0; r < spec_.ropes.size(); ++r) {
+    const Rope& rope = spec_.ropes[r];
+    const auto pairs = static_cast<int64_t>(rope.frequencies.size());
+    float* cosines = plan_.cosines[r].reserve(n * pairs);
+    float* sines = plan_.sines[r].reserve(n * pairs);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < pairs; ++j) {
+        const double angle = positions[i] * rope.frequencies[static_cast<size_t>(j)];
+        cosines[i * pairs + j] = static_cast<float>(std::cos(angle) * rope.magnitude);
+        sines[i * pairs + j] = static_cast<float>(std::sin(angle) * rope.magnitude);
+      }
+  }
+}
+
+void Decoder::norm(const Norm& weights, const float* x, float* y) const {
+  ops_.norm(spec_.norm, x, weights.weight.data(), weights.bias_or_null(), spec_.norm_eps, y, spec_.n_embd);
+}
+
+void Decoder::join(int64_t row) {
+  if (!pending_) return;
+  float* delta = delta_ + row * spec_.n_embd;
+  if (pending_norm_) norm(*pending_norm_, delta, delta);
+  ops_.add(x_ + row * spec_.n_embd, delta, spec_.n_embd);
+}
+
+State Decoder::embed(const Embedding& block, const int32_t* tokens, const float* hidden, const int32_t* slots,
+                     const int32_t* positions, int64_t n, std::shared_ptr<Cache> cache) {
+  const std::lock_guard lock(mutex_);
+  const int64_t width = spec_.n_embd;
+  if ((tokens == nullptr) == (hidden == nullptr)) throw BackendError("Expected either tokens or hidden states.");
+  if (tokens) {
+    if (!block.weight || block.weight->n != spec_.n_vocab || block.weight->k != width)
+      throw BackendError("The embedding was made for another model.");
+    for (int64_t i = 0; i < n; ++i)
+      if (tokens[i] < 0 || tokens[i] >= spec_.n_vocab) throw BackendError(range("Token", tokens[i], spec_.n_vocab));
+  }
+  id_ = 0;  // no state is valid while the plan is being made
+  plan_rows(slots, positions, n, std::move(cache));
+  x_ = x_buffer_.reserve(n * width);
+  if (!delta_buffer_ || delta_buffer_->capacity() < n * width) {
+    delta_buffer_ = std::make_shared<Buffer>();  // arrays over the old one keep it alive
+    delta_buffer_->reserve(n * width);
+  }
+  delta_ = delta_buffer_->data();
+  n_ = n;
+  pending_ = false;
+  pending_norm_.reset();
+  team_.run([&](int thread, int n_threads) {
+    const Share rows(n, thread, n_threads);
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      float* x = x_ + i * width;
+      std::memset(delta_ + i * width, 0, static_cast<size_t>(width) * sizeof(float));
+      if (hidden) {
+        std::memcpy(x, hidden + i * width, static_cast<size_t>(width) * sizeof(float));
+        continue;
+      }
+      block.weight->row(tokens[i], x);
+      ops_.scale_and_cap(x, spec_.embed_scale, 0, width);
+      if (block.norm) norm(*block.norm, x, x);
+    }
+  });
+  id_ = new_id();
+  return {id_, n, delta_buffer_};
+}
+
+void Decoder::logits(const Output& block, const State& state, const int32_t* wanted, int64_t n_wanted, float* out) {
+  const std::lock_guard lock(mutex_);
+  check(state, 0);
+  const Matrix& matrix = *block.linear.matrix;
+  const int64_t width = spec_.n_embd, n_vocab = spec_.n_vocab;
+  if (matrix.n != n_vocab || matrix.k != width) throw BackendError("The output was made for another model.");
+  for (int64_t i = 0; i < n_wanted; ++i)
+    if (wanted[i] < 0 || wanted[i] >= n_) throw BackendError(range("Row", wanted[i], n_));
+  float* normed = normed_.reserve(n_wanted * width);
+  input_.reserve(matrix, n_wanted, width);
+  const Floats& bias = block.linear.bias;
+  team_.run([&](int thread, int n_threads) {
+    const Share rows(n_, thread, n_threads);
+    for (int64_t i = rows.begin; i < rows.end; ++i) join(i);
+    team_.barrier();
+    const Share mine(n_wanted, thread, n_threads);
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      norm(block.norm, x_ + wanted[i] * width, normed + i * width);
+      if (!bias.empty()) std::copy(bias.begin(), bias.end(), out + i * n_vocab);
+    }
+    team_.barrier();
+    input_.prepare(normed, width, thread, n_threads);
+    team_.barrier();
+    linear(matrix, input_, out, n_vocab, !bias.empty(), thread, n_threads);
+    if (spec_.logit_scale == 1 && spec_.logit_softcap <= 0) return;
+    team_.barrier();
+    const Share values(n_wanted * n_vocab, thread, n_threads, 64);
+    ops_.scale_and_cap(out + values.begin, spec_.logit_scale, spec_.logit_softcap, values.end - values.begin);
+  });
+  pending_ = false;
+  pending_norm_.reset();
+}
+
+}  // namespace ingle

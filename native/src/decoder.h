@@ -1,0 +1,103 @@
+// The four verbs over rows: embed, attention, feed_forward, logits. This header is the manual of the native core.
+//
+// Python (or another host) makes a Decoder from a Spec, loads matrices into it, gathers them into blocks, and calls the
+// verbs in the order that ingle.backends.base describes. Between the calls everything stays here: the residual x, the
+// last block's output delta, the rows' places in the cache, the turned angles. What crosses the border at a verb is a
+// few pointers, so that a call costs microseconds.
+//
+// A verb is one region of the team. Inside it, threads meet at barriers: (join delta, norm) | prepare | matrices |
+// what stands between matrices | prepare | last matrix. Work is cut by rows, heads or outputs and every sum has a
+// fixed order: results do not depend on the number of threads.
+//
+// Memory: matrices are shared and immutable after loading. Intermediate results live in buffers that grow to the
+// largest call and stay. One verb runs at a time (a mutex sees to it); loading may go on beside it.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "blocks.h"
+#include "buffer.h"
+#include "cache.h"
+#include "linear.h"
+#include "spec.h"
+#include "threads.h"
+#include "vector_ops.h"
+
+namespace ingle {
+
+// The rows of one call, as seen from outside. Valid until the next embed() of its decoder.
+struct State {
+  uint64_t id = 0;
+  int64_t n_rows = 0;
+  std::shared_ptr<Buffer> delta;  // [n_rows, E]
+};
+
+// Where each row stands, and what follows from it for all passes.
+struct RowPlan {
+  std::shared_ptr<Cache> cache;
+  std::vector<int32_t> slots, positions;
+  struct Tile {
+    int64_t row, n_rows;  // consecutive rows of one slot
+  };
+  std::vector<Tile> tiles;
+  std::vector<Buffer> cosines, sines;  // for each rope of the spec: [N, pairs]
+};
+
+class Decoder {
+ public:
+  // Throws BackendError for a spec that contradicts itself or a number of threads outside 1..1024.
+  Decoder(Spec spec, int n_threads);
+
+  const Spec& spec() const { return spec_; }
+  int n_threads() const { return team_.size(); }
+
+  // A matrix from n rows of k values in the GGML layout, n_bytes in all. Threads of the team help unless a verb runs.
+  // Throws UnsupportedError for an unknown type or a k that is no multiple of its block, BackendError for another size.
+  SharedMatrix load_matrix(int ggml_type, int64_t n, int64_t k, const uint8_t* data, size_t n_bytes);
+
+  // Exactly one of tokens [n] and hidden [n, E] is not nullptr. Throws BackendError unless slots and positions are as
+  // ingle.backends.base.Rows says and within the cache.
+  State embed(const Embedding& block, const int32_t* tokens, const float* hidden, const int32_t* slots,
+              const int32_t* positions, int64_t n, std::shared_ptr<Cache> cache);
+  // These throw BackendError for a state that is not the last embed's, or a pass or row that does not exist.
+  void attention(const AttentionBlock& block, const State& state, int64_t pass);
+  void feed_forward(const FeedForwardBlock& block, const State& state, int64_t pass);
+  void logits(const Output& block, const State& state, const int32_t* wanted, int64_t n_wanted, float* out);
+
+ private:
+  void check(const State& state, int64_t pass) const;
+  void plan_rows(const int32_t* slots, const int32_t* positions, int64_t n, std::shared_ptr<Cache> cache);
+  void run_experts(const FeedForwardBlock& block, const float* scores);
+
+  // Inside a region.
+  void join(int64_t row);
+  void norm(const Norm& weights, const float* x, float* y) const;
+  void turn_and_store(const AttentionBlock& block, int64_t pass, int thread, int n_threads);
+  void attend(int64_t pass, int thread);
+  void run_feed_forward(const FeedForward& ff, int64_t n, int64_t width, const float* x, float* y, bool add,
+                        int thread, int n_threads);
+
+  const Spec spec_;
+  const VectorOps& ops_;
+  Team team_;
+  std::mutex mutex_;
+
+  uint64_t id_ = 0;  // of the current state; ids are never used twice in a process
+  int64_t n_ = 0;    // rows of the current state
+  RowPlan plan_;
+  std::shared_ptr<Buffer> delta_buffer_;
+  float* x_ = nullptr;      // [N, E]
+  float* delta_ = nullptr;  // [N, E]
+  bool pending_ = false;    // delta has not joined x yet
+  std::shared_ptr<const Norm> pending_norm_;
+
+  Input input_, inner_input_;
+  Buffer x_buffer_, normed_, q_, k_, v_, heads_, gate_, up_, gathered_, expert_out_, scores_;
+  std::vector<Buffer> scratch_;          // of attention, one for each thread
+  std::atomic<int64_t> next_tile_{0};    // attention tiles are handed out: causal tiles differ in size
+};
+
+}  // namespace ingle

@@ -1,0 +1,65 @@
+// Everything between two matrix products, as a table of functions compiled once per instruction set.
+//
+// The functions are written once (vector_impl.h, attention_impl.h) with vectors as wide as the flags of the including
+// file allow. All of them are single-threaded and write only what they are given; float in, float out.
+#pragma once
+#include <cstdint>
+
+namespace ingle {
+
+enum class NormKind { kRms, kLayer };
+enum class Activation { kSilu, kGelu, kGeluTanh, kRelu, kRelu2 };
+enum class KVType { kF32, kF16 };
+
+// Positions stand in pages. One page of keys is [D][kPage] (transposed: scores of kPage positions are computed side by
+// side), one page of values is [kPage][padded_dim(D)].
+constexpr int64_t kPage = 64;
+constexpr int64_t kDimPad = 16;
+constexpr int64_t padded_dim(int64_t head_dim) { return (head_dim + kDimPad - 1) / kDimPad * kDimPad; }
+
+// A tile of attention: consecutive rows of one slot, times some query heads that share one key/value head.
+constexpr int64_t kTileQueries = 32;
+struct AttentionTile {
+  const float* q;        // query of row r, head h at q[r * q_stride + h * D]; already normed and rotated
+  float* out;            // the same layout
+  int64_t q_stride;
+  int64_t n_rows, n_heads;  // n_rows * n_heads <= kTileQueries
+  int64_t head_dim;
+  const void* keys;      // pages of this slot and key/value head
+  const void* values;
+  int64_t position;      // of row 0
+  int64_t window;        // 0 = everything
+  float scale, softcap;  // softcap 0 = none
+  const float* slopes;   // ALiBi, one for each head of the tile; nullptr = none
+  float* scratch;        // attention_scratch_floats(D), 64-byte aligned
+};
+constexpr int64_t attention_scratch_floats(int64_t head_dim) {
+  return kTileQueries * (2 * padded_dim(head_dim) + kPage) + 2 * kPage * padded_dim(head_dim);
+}
+
+struct VectorOps {
+  // y = norm(x) * weight + bias, over n values; bias may be nullptr; y may be x.
+  void (*norm)(NormKind kind, const float* x, const float* weight, const float* bias, float eps, float* y, int64_t n);
+  // x += y
+  void (*add)(float* x, const float* y, int64_t n);
+  // x += factor * y
+  void (*add_scaled)(float* x, const float* y, float factor, int64_t n);
+  // x *= factor, then cap * tanh(x / cap) where cap > 0
+  void (*scale_and_cap)(float* x, float factor, float cap, int64_t n);
+  // x = act(x), and times `up` where that is not nullptr
+  void (*activate)(Activation kind, float* x, const float* up, int64_t n);
+  // Turns pairs of one head in place; cosines and sines are [n_pairs]. half: pair i is (i, i + n_pairs), else (2i, 2i+1).
+  void (*rotate)(float* head, const float* cosines, const float* sines, int64_t n_pairs, bool half);
+  // Writes one position of one key/value head: keys and values point at the pages of its slot and head.
+  void (*store)(KVType type, const float* k, const float* v, void* keys, void* values, int64_t position, int64_t dim);
+  void (*attend)(KVType type, const AttentionTile& tile);
+  // Sum of exp((x[i] - max) * scale) in double.
+  double (*sum_exp)(const float* x, double max, double scale, int64_t n);
+  // out[i] = the largest of x[i * group .. (i + 1) * group) or of what is left; group is a multiple of 16.
+  void (*maxima)(const float* x, int64_t n, int64_t group, float* out);
+};
+
+// The table for isa_name().
+const VectorOps& vector_ops();
+
+}  // namespace ingle
