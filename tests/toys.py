@@ -5,6 +5,7 @@ All of it is made from a seed; nothing is read from elsewhere.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -221,3 +222,62 @@ def hashed(n_vocab: int) -> Callable[[list[int]], int]:
         return value % n_vocab
 
     return next_token
+
+
+def huggingface_llama(folder: Path, *, seed: int = 0) -> Path:
+    """Write a checkpoint as the Hub has them: config.json, model.safetensors, tokenizer.json. Gives `folder`."""
+    from safetensors.numpy import save_file
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Fast
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    tokens = vocabulary()
+    n_embd, n_ff, n_kv, n_vocab = 32, 64, 16, len(tokens)
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": n_embd,
+        "intermediate_size": n_ff,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": n_vocab,
+        "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "eos_token_id": tokens.index("<|im_end|>"),
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    shapes = {"model.embed_tokens": (n_vocab, n_embd), "lm_head": (n_vocab, n_embd), "model.norm": (n_embd,)}
+    for layer in range(2):
+        block = f"model.layers.{layer}."
+        shapes |= {
+            block + "input_layernorm": (n_embd,),
+            block + "self_attn.q_proj": (n_embd, n_embd),
+            block + "self_attn.k_proj": (n_kv, n_embd),
+            block + "self_attn.v_proj": (n_kv, n_embd),
+            block + "self_attn.o_proj": (n_embd, n_embd),
+            block + "post_attention_layernorm": (n_embd,),
+            block + "mlp.gate_proj": (n_ff, n_embd),
+            block + "mlp.up_proj": (n_ff, n_embd),
+            block + "mlp.down_proj": (n_embd, n_ff),
+        }
+    weights = {
+        f"{name}.weight": rng.normal(0, shape[-1] ** -0.5, shape).astype(np.float32)
+        if len(shape) == 2
+        else np.ones(shape, np.float32)
+        for name, shape in shapes.items()
+    }
+    save_file(weights, folder / "model.safetensors")
+    pairs = [(left, right) for left, right in (merge.split() for merge in MERGES)]
+    fast = Fast(models.BPE(vocab={text: i for i, text in enumerate(tokens[: -len(SPECIALS)])}, merges=pairs))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    fast.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIALS])
+    fast.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "<|im_end|>", "chat_template": CHATML}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import toys
 
+import toys
 from ingle.engine import generate as module
 from ingle.engine.model import Model
 from ingle.engine.token import Token
@@ -169,7 +169,7 @@ def test_characters_come_whole(toy: Path) -> None:
 
 
 def test_the_context_limits_the_answer(toy: Path) -> None:
-    model, backend = toys.scripted_model(toy, SCRIPT, context=10)
+    model, _ = toys.scripted_model(toy, SCRIPT, context=10)
     tokens = list(model.generate([1, 2, 3], max_tokens=None))
     assert ids(tokens) == expected([1, 2, 3], 8)  # ten positions, and one token that is never computed
     assert tokens[-1].finish_reason == "length"

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toys
 from numpy.typing import NDArray
 
+import toys
 from ingle.backends.base import Rows
 from ingle.backends.reference import ReferenceBackend
 from ingle.engine.comm import Alone

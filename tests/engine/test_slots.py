@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from threading import RLock
 
 import pytest
-import toys
 
+import toys
 from ingle.engine.slots import Slots, common_prefix
 from ingle.errors import BackendError
 

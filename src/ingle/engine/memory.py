@@ -57,7 +57,7 @@ def check(what: Need, context: int, n_slots: int) -> None:
 
 
 def _mib(n_bytes: int) -> str:
-    return f"{n_bytes / MIB:,.0f} MiB"
+    return f"{n_bytes / MIB:,.1f} MiB"
 
 
 def available_bytes() -> int | None:
