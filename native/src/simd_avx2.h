@@ -93,7 +93,8 @@ struct Simd {
     }
   }
 #endif
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  // GCC takes a function that only prefetches for one without effect and drops its calls: hence asm.
+  static void prefetch(const void* p) { __asm__ volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
 
  private:
   static __m256i quad(const int8_t* x) { return _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(x)); }

@@ -75,7 +75,8 @@ struct Simd {
     for (int i = 0; i < 4; ++i) acc = _mm512_dpbusd_epi32(acc, w[i], _mm512_set1_epi32(quads[i]));
     return acc;
   }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  // GCC takes a function that only prefetches for one without effect and drops its calls: hence asm.
+  static void prefetch(const void* p) { __asm__ volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
 };
 
 }  // namespace

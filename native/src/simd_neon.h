@@ -68,7 +68,7 @@ struct Simd {
     acc = vdotq_laneq_s32(acc, vreinterpretq_s8_s32(w[2]), quads, 2);
     return vdotq_laneq_s32(acc, vreinterpretq_s8_s32(w[3]), quads, 3);
   }
-  static void prefetch(const void* p) { __builtin_prefetch(p); }
+  static void prefetch(const void*) {}
 
  private:
   static uint8x16_t bytes(I v) { return vreinterpretq_u8_s32(v); }
