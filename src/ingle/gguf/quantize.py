@@ -24,7 +24,8 @@ _NATIVE = frozenset(
 #: The types that `quantize` writes.
 QUANTIZABLE_TYPES = frozenset(TensorType) - {TensorType.MXFP4}
 
-_LARGEST_HALF = 65504.0
+#: The largest weight of the types whose range is not that of float32; a scale is a float16 as well.
+_LARGEST = dict.fromkeys(TensorType, 65504.0) | {TensorType.F32: np.inf, TensorType.BF16: 2.0**128 - 2.0**120}
 
 
 def quantize(x: npt.NDArray[np.float32], type: TensorType, threads: int | None = None) -> npt.NDArray[np.uint8]:
@@ -61,10 +62,10 @@ def _check_range(x: npt.NDArray[np.float32], type: TensorType) -> None:
     largest = float(np.abs(x).max(initial=0.0))  # a NaN propagates
     if not np.isfinite(largest):
         raise UsageError(f"the weights hold infinite values or NaN, which {type.name} cannot: check the original model")
-    if type not in (TensorType.F32, TensorType.BF16) and largest > _LARGEST_HALF:
+    if largest > _LARGEST[type]:
         raise UsageError(
-            f"the largest weight is {largest:g}, and {type.name} reaches {_LARGEST_HALF:g}: keep this "
-            "tensor in bf16 or f32"
+            f"the largest weight is {largest:g}, and {type.name} reaches {_LARGEST[type]:g}: keep this "
+            "tensor in a type of wider range, such as f32"
         )
 
 
