@@ -132,7 +132,7 @@ class SentencePieceModel:
         while waiting:
             symbol = waiting.pop()
             token_id = known(symbol)
-            if token_id is not None and (token_id not in unused or symbol not in parts):
+            if token_id is not None and token_id not in unused:
                 ids.append(token_id)
             elif symbol in parts:
                 left_part, right_part = parts[symbol]

@@ -46,7 +46,10 @@ class TextStream:
 
 
 class StopScanner:
-    """Cuts a stream of text before the first stop string, holding back only what may become one."""
+    """Cuts a stream of text before a stop string, holding back only what may become one.
+
+    The stop string that is complete first counts, whatever pieces the text comes in.
+    """
 
     def __init__(self, stops: Iterable[str]) -> None:
         self._stops = tuple(stops)
@@ -61,10 +64,10 @@ class StopScanner:
         if self.stopped:
             return "", True
         text = self._held + text
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self.stopped, self._held = True, ""
-            return text[: min(found)], True
+            return text[: min(found)[1]], True
         keep = self._beginning_of_stop(text)
         cut = len(text) - keep
         self._held = text[cut:]
