@@ -5,7 +5,9 @@ the real ones in every speed benchmark, with no download and no licence to mind.
 
 Each matrix is drawn from N(0, 1 / columns): a unit-variance row in gives a unit-variance row out (the 0.02 of the
 published initialisations at width 2500), so activations stay near 1 at any depth, and the sum of the blocks outweighs
-the embedding, so that a tied model does not just repeat its last token. Shape, type and seed decide every byte.
+the embedding, so that a tied model does not just repeat its last token. Only the output of attention is drawn smaller:
+random attention averages its context, and at full size that would drown the token and make the text one word for ever.
+Shape, type and seed decide every byte.
 """
 
 from __future__ import annotations
@@ -147,12 +149,12 @@ def write(name: str, path: Path, file_type: str, seed: int = 0) -> None:
         writer.write_ti_data_to_file()
         if shape.rope_factor != 1:
             writer.write_tensor_data(rope_factors(shape))
-        for index, (_, rows_columns) in enumerate(layout):
+        for index, (tensor, rows_columns) in enumerate(layout):
             if len(rows_columns) == 1:
                 writer.write_tensor_data(np.ones(rows_columns, dtype=np.float32))
                 continue
             weights = np.random.default_rng([seed, index]).standard_normal(rows_columns, dtype=np.float32)
-            weights *= rows_columns[1] ** -0.5
+            weights *= rows_columns[1] ** -0.5 * (0.3 if "attn_output" in tensor else 1.0)
             writer.write_tensor_data(gguf.quants.quantize(weights, kind))
         writer.close()
         partial.replace(path)

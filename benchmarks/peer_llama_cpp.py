@@ -55,11 +55,9 @@ def measure_ours(path: str, threads: int, n_decode: int, n_prompt: int) -> dict[
         times = [token.time_s for token in model.generate([3], max_tokens=n_decode + 1, **options)]
         if first.stats.cached_tokens or len(times) != n_decode + 1:
             sys.exit(f"Expected {n_decode + 1} tokens and no cached prompt; {len(times)}, {first.stats.cached_tokens}.")
-        return {
-            "decode_tokens_per_s": n_decode / (times[-1] - times[0]),
-            "prefill_tokens_per_s": n_prompt / first.time_s,
-            "details": {"version": ingle.__version__, "backend": model.backend, "isa": instruction_set()},
-        }
+        details = {"version": ingle.__version__, "backend": model.backend, "isa": instruction_set()}
+        decode, prefill = n_decode / (times[-1] - times[0]), n_prompt / first.time_s
+        return {"decode_tokens_per_s": decode, "prefill_tokens_per_s": prefill, "details": details}
 
 
 def instruction_set() -> str:
@@ -202,7 +200,7 @@ def summarise(options: argparse.Namespace, threads: int, runs: list[Run]) -> dic
     disturbed = [run.others for run in runs if run.others is not None and run.others > QUIET]
     if disturbed:
         print(
-            f"NOT QUIET: others used up to {max(disturbed):.0%} of the processors in {len(disturbed)} of {len(runs)} runs"
+            f"NOT QUIET: others took up to {max(disturbed):.0%} of the processors in {len(disturbed)}/{len(runs)} runs"
         )
     return summary | {"peak_memory_mib": memory, "disturbed_runs": len(disturbed)}
 
@@ -222,7 +220,7 @@ def main() -> None:
     if not shutil.which(options.llama_bench):
         parser.error(f"no program at {options.llama_bench}; give the path of llama.cpp's llama-bench")
     print(*(f"{key}: {value}" for key, value in describe_machine().items()), sep="; ")
-    with options.json.open("a", buffering=1) if options.json else open(os.devnull, "w") as file:
+    with open(options.json or os.devnull, "a", buffering=1) as file:
 
         def record(kind: str, fields: dict[str, Any]) -> None:
             file.write(json.dumps({"record": kind, **fields}) + "\n")
