@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 from collections.abc import Callable
@@ -277,3 +278,13 @@ class Shorter:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._whole, name)
+
+
+def test_chunks_are_smaller_where_a_row_takes_longer(toy: Path) -> None:
+    spec = toys.scripted_model(toy, SCRIPT)[0].spec
+    assert module.chunk_rows(spec) == module.CHUNK
+    seven_b = dataclasses.replace(
+        spec, n_embd=4096, n_ff=11008, n_heads=32, n_kv_heads=32, head_dim=128, schedule=tuple(range(32))
+    )
+    assert module.chunk_rows(seven_b) == 128
+    assert module.chunk_rows(dataclasses.replace(seven_b, schedule=tuple(range(4000)))) == 64

@@ -77,7 +77,7 @@ def test_logits_of_more_tokens_than_a_chunk(toy: Path, monkeypatch: pytest.Monke
     ids = list(range(40))
     with ingle.load(toy, backend="reference") as model:
         whole = model.logits(ids)
-        monkeypatch.setattr(module, "CHUNK", 7)
+        monkeypatch.setattr("ingle.engine.generate.CHUNK", 7)
         np.testing.assert_allclose(model.logits(ids), whole, atol=1e-5)
         with pytest.raises(ContextError, match="300 tokens"):
             model.logits([1] * 300)

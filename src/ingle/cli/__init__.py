@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 import ingle
+from ingle.cli.console import clean, wants_colour
 from ingle.errors import IngleError
 
 __all__ = ["cli", "main"]
@@ -63,17 +64,12 @@ class Verbs(click.Group):
 
 def _complain(message: str, error: click.ClickException | None = None) -> int:
     """One line on stderr."""
-    message = " ".join(message.split())
+    message = clean(" ".join(message.split()))
     where = ""
     if isinstance(error, click.UsageError) and error.ctx is not None:
         where = f" See: {error.ctx.command_path} --help"
-    click.echo(f"{click.style('ingle:', fg='red')} {message}{where}", err=True, color=_colour())
+    click.echo(f"{click.style('ingle:', fg='red')} {message}{where}", err=True, color=None if wants_colour() else False)
     return 2
-
-
-def _colour() -> bool | None:
-    """None lets click decide (only on terminals); False where the person wants none (no-color.org)."""
-    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
 
 
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -75,6 +75,11 @@ class Conversation:
                 self.take(message)
             except EOFError:
                 return
+            except KeyboardInterrupt:  # in the moment before an answer begins
+                if not self._interactive:
+                    raise
+            except BrokenPipeError:
+                raise
             except (IngleError, OSError) as error:
                 if not self._interactive:
                     raise

@@ -17,7 +17,18 @@ from ingle.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["SLOW_S", "Writer", "loading_bar", "mib", "notes", "read_stdin", "write_whole"]
+__all__ = [
+    "SLOW_S",
+    "Writer",
+    "clean",
+    "console",
+    "loading_bar",
+    "notes",
+    "read_stdin",
+    "size",
+    "wants_colour",
+    "write_whole",
+]
 
 SLOW_S = 1.0  # who waits longer than this wants to see why
 
@@ -30,18 +41,26 @@ class Writer:
 
     def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
+        self._colour = wants_colour()
         self._newline = True
         reconfigure = getattr(sys.stdout, "reconfigure", None)
         if reconfigure is not None:  # in a locale that lacks a character, "?" beats an error in mid-answer
             reconfigure(errors="replace")
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, *, dim: bool = False) -> None:
         if self._terminal:
-            text = _CONTROL.sub("", text)
+            text = clean(text)
         if text:
-            sys.stdout.write(text)
+            sys.stdout.write(f"\x1b[2m{text}\x1b[0m" if dim else text)
             sys.stdout.flush()
             self._newline = text.endswith("\n")
+
+    def echo(self, prompt: str) -> None:
+        """On a terminal, show the text that the answer goes on in; elsewhere stdout has the answer alone."""
+        if self._terminal and self._colour:
+            self.write(prompt, dim=True)
+        elif self._terminal:
+            self.write(prompt)
 
     def end(self) -> None:
         """Begin a new line, unless one has begun."""
@@ -49,17 +68,34 @@ class Writer:
             self.write("\n")
 
 
-def notes() -> Console:
-    """The console for everything that is not the answer: stderr, with colours on a terminal only."""
+def clean(text: str) -> str:
+    """Text from a file or a model, without what could steer a terminal."""
+    return _CONTROL.sub("", text)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that styles its text on terminals only, and where styles are wanted."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=stderr, highlight=False, color_system="auto" if wants_colour() else None)
+
+
+def notes() -> Console:
+    """The console for everything that is not the answer: stderr, with no line broken but by the terminal."""
+    found = console(stderr=True)
+    found.soft_wrap = True
+    return found
+
+
+def wants_colour() -> bool:
+    """Whether a terminal may be given colours (no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def read_stdin() -> str:
-    """All of stdin, as UTF-8. Raises UsageError for other bytes."""
+    """All of stdin, as UTF-8, without the newline that ends its last line. Raises UsageError for other bytes."""
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise UsageError(f"The text on stdin is not UTF-8 (byte {error.start}); convert it first.") from None
 
@@ -103,6 +139,10 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
-def mib(n_bytes: float) -> str:
-    """A size for people: MiB, or GiB from one on."""
-    return f"{n_bytes / 2**30:,.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:,.1f} MiB"
+def size(n_bytes: float) -> str:
+    """A size for people, in powers of 1024."""
+    for unit in ("B", "KiB", "MiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:,.0f} B" if unit == "B" else f"{n_bytes:,.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:,.2f} GiB"

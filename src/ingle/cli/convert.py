@@ -19,7 +19,7 @@ TYPES = (
 )
 
 
-@click.command("convert")
+@click.command("convert", short_help="Write a model as a GGUF file of another type.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -48,7 +48,7 @@ def command(source: Path, out: Path, file_type: str, force: bool) -> None:
 
     from math import prod
 
-    from ingle.cli.console import mib
+    from ingle.cli.console import size
     from ingle.models.convert import convert
     from ingle.models.source import open_source
     from ingle.text import metadata_from_hf
@@ -60,7 +60,7 @@ def command(source: Path, out: Path, file_type: str, force: bool) -> None:
     weights_bytes = sum(header.n_bytes for header in written.headers.values())
     written.close()
     click.echo(
-        f"{out}: {file_type.lower()}, {mib(out.stat().st_size)}, {parameters:,} parameters, "
+        f"{out}: {file_type.lower()}, {size(out.stat().st_size)}, {parameters:,} parameters, "
         f"{8 * weights_bytes / max(1, parameters):.2f} bits per weight"
     )
 

@@ -11,13 +11,15 @@ import click
 from ingle.errors import IngleError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ingle.models.checkpoint import Checkpoint
     from ingle.models.source import Source
 
 __all__ = ["command", "describe"]
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Tell what a model is, and the memory it will need.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("-c", "--context", type=click.IntRange(1), help="Tokens to reckon the memory for. [default: as run does]")
 @click.option("--tensors", is_flag=True, help="List every tensor with its type, shape and size.")
@@ -134,41 +136,49 @@ def _memory(checkpoint: Checkpoint, context: int | None) -> dict[str, int]:
 
 def _print(record: dict[str, Any]) -> None:
     """The record as tables."""
-    from rich.console import Console
+    from ingle.cli.console import console
+
+    screen = console()
+    if not screen.is_terminal:
+        screen.width = 160  # a pipe has no edge: names must not be cut
+    with screen.capture() as capture:
+        _print_on(screen, record)
+    # Tables fill their lines with spaces, which nobody wants in a file.
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def _print_on(console: Console, record: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ingle.cli.console import mib
+    from ingle.cli.console import clean, size
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160  # a pipe has no edge: names must not be cut
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold")
     for what, value in _facts(record):
-        facts.add_row(what, Text(value))
+        facts.add_row(what, Text(clean(value)))
     console.print(facts)
 
     types = Table(box=None, padding=(0, 2, 0, 0))
     for title, side in (("type", "left"), ("tensors", "right"), ("parameters", "right"), ("size", "right")):
         types.add_column(title, justify=side)  # type: ignore[arg-type]
     for name, row in record["types"].items():
-        types.add_row(name, str(row["tensors"]), f"{row['parameters']:,}", mib(row["bytes"]))
+        types.add_row(name, str(row["tensors"]), f"{row['parameters']:,}", size(row["bytes"]))
     console.print()
     console.print(types)
     if record["memory"] is not None:
         memory = record["memory"]
         console.print(f"\n[bold]memory at a context of {memory['context']}[/bold]")
         for part in ("weights", "cache", "buffers", "total"):
-            console.print(f"  {part:<8} {mib(memory[part + '_bytes']):>12}")
-        console.print(f"  each token reads {mib(memory['read_per_token_bytes'])} of weights")
+            console.print(f"  {part:<8} {size(memory[part + '_bytes']):>12}")
+        console.print(f"  each token reads {size(memory['read_per_token_bytes'])} of weights")
     if "tensors" in record:
         rows = Table(box=None, padding=(0, 2, 0, 0))
         for title, side in (("tensor", "left"), ("type", "left"), ("shape", "left"), ("size", "right")):
             rows.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
         for tensor in record["tensors"]:
             shape = " x ".join(map(str, tensor["shape"]))
-            rows.add_row(Text(tensor["name"]), tensor["type"], shape, f"{tensor['bytes']:,} B")
+            rows.add_row(Text(clean(tensor["name"])), tensor["type"], shape, f"{tensor['bytes']:,} B")
         console.print()
         console.print(rows)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ingle.cli.console import mib, notes
+from ingle.cli.console import notes, size
 
 if TYPE_CHECKING:
     from ingle.engine.model import Model
@@ -43,7 +43,7 @@ def lines(model: Model, stats: Stats, tokens: Sequence[Token]) -> list[tuple[str
         decode += f", {stats.decode_tokens_per_s:,.1f} tokens/s after the first"
     found.append(("decode", decode))
     if stats.peak_memory_bytes is not None:
-        found.append(("peak memory", mib(stats.peak_memory_bytes)))
+        found.append(("peak memory", size(stats.peak_memory_bytes)))
     return found
 
 

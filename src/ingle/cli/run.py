@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "model_and_prompt"]
 
 
-@click.command("run")
+@click.command("run", short_help="Answer a prompt, or hold a conversation.")
 @click.argument("model", required=False)
 @click.argument("prompt", required=False)
 @click.option(
@@ -179,6 +179,8 @@ def _answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any
     answer = model.generate(prompt, **sampling) if raw else model.chat(options["system"]).send(prompt, **sampling)
     tokens: list[Token] = []
     writer = None if options["as_json"] else Writer()
+    if raw and writer is not None:
+        writer.echo(prompt)
     interrupted = False
     try:
         with answer:

@@ -20,9 +20,10 @@ from ingle.errors import ContextError, UsageError
 from ingle.models.spec import Spec
 from ingle.text import StopScanner, TextStream, Tokenizer
 
-__all__ = ["CHUNK", "Answer", "Generation", "Progress", "Request"]
+__all__ = ["CHUNK", "Answer", "Generation", "Progress", "Request", "chunk_rows"]
 
-CHUNK = 512  # rows of a prompt that are computed in one call: enough to be efficient, few enough to be interruptible
+CHUNK = 512  # most rows of a prompt that are computed in one call: more make nothing faster
+CHUNK_OPERATIONS = 2e12  # about so many multiplications and additions in one call: Ctrl-C is heard between calls
 
 Progress = Callable[[int, int], None]  # (prompt tokens done, prompt tokens in all)
 
@@ -229,14 +230,23 @@ class _Writer:
         return text, stopped
 
 
+def chunk_rows(spec: Spec) -> int:
+    """Rows of a prompt to compute in one call: by the model alone, so that every machine makes the same calls."""
+    heads = 2 * (spec.n_heads + spec.n_kv_heads) * spec.head_dim
+    n_ff = spec.experts.n_used * spec.experts.n_ff if spec.experts else spec.n_ff
+    weights = spec.n_passes * spec.n_embd * (heads + (3 if spec.gated else 2) * n_ff)
+    return min(CHUNK, max(64, int(CHUNK_OPERATIONS / (2 * weights)) // 64 * 64))
+
+
 def _prefill(runner: Runner, slot: Slot, request: Request, meter: _Meter) -> NDArray[np.float32] | None:
     """Compute what the slot does not hold of the prompt: its last logits [1, V], or None when it was cancelled."""
     prompt = request.prompt
     logits = None
-    for start in range(len(slot.tokens), len(prompt), CHUNK):
+    n_rows = chunk_rows(runner.spec)
+    for start in range(len(slot.tokens), len(prompt), n_rows):
         if meter.cancelled:
             return None
-        chunk = list(prompt[start : start + CHUNK])
+        chunk = list(prompt[start : start + n_rows])
         end = start + len(chunk)
         logits = runner.forward(Rows.of_slot(slot.index, start, chunk), [len(chunk) - 1] if end == len(prompt) else [])
         slot.tokens.extend(chunk)  # after the call: what was interrupted does not count as computed

@@ -17,7 +17,7 @@ from ingle.backends import open_backend
 from ingle.backends.base import KVType, Rows
 from ingle.engine import memory
 from ingle.engine.comm import Alone
-from ingle.engine.generate import CHUNK, Answer, Generation, Progress, Request
+from ingle.engine.generate import Answer, Generation, Progress, Request, chunk_rows
 from ingle.engine.runner import Runner
 from ingle.engine.sampling import SamplingParams
 from ingle.engine.slots import Slots
@@ -156,8 +156,9 @@ class Model:
         Request(ids).check(self._spec, self._context)
         parts = []
         with slots.lend(ids, reuse=False) as slot:
-            for start in range(0, len(ids), CHUNK):
-                chunk = ids[start : start + CHUNK]
+            n_rows = chunk_rows(self._spec)
+            for start in range(0, len(ids), n_rows):
+                chunk = ids[start : start + n_rows]
                 parts.append(runner.forward(Rows.of_slot(slot.index, start, chunk), range(len(chunk))))
                 slot.tokens.extend(chunk)
         return np.concatenate(parts)
