@@ -32,7 +32,7 @@ class Tensor:
         return Tensor(name, values.shape, TensorType.F32, values.reshape(-1).view(np.uint8))
 
     def float32(self) -> NDArray[np.float32]:
-        """The values, float32 of this shape: a copy, except for F32 where it is a view."""
+        """The values, float32 of this shape: always a copy."""
         return dequantize(self.data, self.type, self.shape)
 
     def rows(self, start: int, stop: int) -> Tensor:
