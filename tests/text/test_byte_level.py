@@ -20,7 +20,7 @@ from ingle.gguf import open_gguf
 from ingle.text import Tokenizer, metadata_from_hf
 from ingle.text.pretokenizers import PRE_TOKENIZERS
 
-quick = settings(deadline=None, max_examples=300)
+quick = settings(deadline=None, max_examples=150)
 
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

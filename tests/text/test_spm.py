@@ -35,7 +35,7 @@ def test_published_models(folder: Path, texts: st.SearchStrategy[str], tmp_path:
     assert tokenizer.n_vocab == reference.vocab_size()
     assert (tokenizer.bos_id, tokenizer.eos_id) == (reference.bos_id(), reference.eos_id())
 
-    @settings(quick, max_examples=400)
+    @settings(quick, max_examples=250)
     @given(texts)
     def check(text: str) -> None:
         ids = tokenizer.encode(text, add_special=False)
@@ -58,7 +58,7 @@ def test_any_vocabulary(
         tokens, st.tuples(st.sampled_from([-1.0, -2.0, -2.5]), kinds), min_size=1, max_size=24
     )
 
-    @settings(quick, max_examples=300)
+    @settings(quick, max_examples=200)
     @given(
         vocabularies,
         st.lists(st.text("abc \u2581z", max_size=12), min_size=1, max_size=6),

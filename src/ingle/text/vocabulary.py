@@ -136,14 +136,14 @@ class Vocabulary:
         if not all(map(math.isfinite, scores)):
             raise TokenizerError("Expected finite numbers in tokenizer.ggml.scores, found infinity or not-a-number.")
 
-        bos_id = _special_id(metadata, "bos", count, bos)
-        eos_id = _special_id(metadata, "eos", count, eos)
-        unk_id = _special_id(metadata, "unknown", count, unk)
-        types = _types(metadata, tokens, {bos_id, eos_id}, unk_id)
+        types = _types(metadata, tokens, bos, eos, unk)
+        bos_id = _special_id(metadata, "bos", types, bos)
+        eos_id = _special_id(metadata, "eos", types, eos)
+        unk_id = _special_id(metadata, "unknown", types, unk)
         for marker in _TURN_MARKERS & ids.keys():
             if types[ids[marker]] == TokenType.USER_DEFINED:
                 types[ids[marker]] = TokenType.CONTROL
-        ends = {eos_id, _special_id(metadata, "eot", count, None), _special_id(metadata, "eom", count, None)}
+        ends = {eos_id, _special_id(metadata, "eot", types, None), _special_id(metadata, "eom", types, None)}
         ends |= {ids[m] for m in _END_MARKERS & ids.keys() if types[ids[m]] == TokenType.CONTROL}
         return cls(
             tokens=tokens,
@@ -191,26 +191,30 @@ def _numbers(metadata: Mapping[str, object], key: str, count: int, *, required: 
 
 
 def _types(
-    metadata: Mapping[str, object], tokens: list[str], control: set[int | None], unk_id: int | None
+    metadata: Mapping[str, object], tokens: list[str], bos: int | None, eos: int | None, unk: int | None
 ) -> list[int]:
     types = [int(number) for number in _numbers(metadata, "token_type", len(tokens), required=False)]
     if not types:
-        # Files from before token types: bytes are known by their name, and the special ids by being special.
+        # Files from before token types: bytes are known by their name, the others by being the bos, eos or unknown token.
         types = [TokenType.BYTE if _BYTE_TOKEN.fullmatch(text) else TokenType.NORMAL for text in tokens]
-        if unk_id is not None:
-            types[unk_id] = TokenType.UNKNOWN
-        for token_id in control - {None}:
-            types[token_id] = TokenType.CONTROL  # type: ignore[index]  # None was taken out of the set
+        control = TokenType.CONTROL
+        for name, default, kind in (("unknown", unk, TokenType.UNKNOWN), ("bos", bos, control), ("eos", eos, control)):
+            given = _special_id(metadata, name, types, None)
+            token_id = default if given is None else given
+            if token_id is not None and token_id < len(types):
+                types[token_id] = kind
     elif min(types) < TokenType.UNDEFINED or max(types) > TokenType.BYTE:
         raise TokenizerError(f"Expected token types from 0 to 6, found {min(types)} to {max(types)} in token_type.")
     return types
 
 
-def _special_id(metadata: Mapping[str, object], name: str, count: int, default: int | None) -> int | None:
-    key = f"tokenizer.ggml.{name}_token_id"
+def _special_id(metadata: Mapping[str, object], name: str, types: list[int], default: int | None) -> int | None:
+    """The id in `tokenizer.ggml.{name}_token_id`, or the default one if its token is no ordinary one."""
+    key, count = f"tokenizer.ggml.{name}_token_id", len(types)
     value = metadata.get(key)
     if value is None:
-        return default if default is not None and default < count else None
+        special = default is not None and default < count and types[default] in (TokenType.UNKNOWN, TokenType.CONTROL)
+        return default if special else None
     try:
         token_id = int(value)  # type: ignore[call-overload]  # numpy integers too; anything else raises
     except (TypeError, ValueError):
