@@ -151,3 +151,22 @@ def test_logits_equal_transformers(case: str, tmp_path: Path) -> None:
         chunked = np.concatenate([in_chunks.feed(prompt[i:j]) for i, j in ((0, 9), (9, 10), (10, N_PROMPT))])
         assert relative(chunked, our_logits[:N_PROMPT]) < 1e-5
     print(f"parity {case:24s} " + "  ".join(f"{form} {error:.1e}" for form, error in errors.items()))
+
+
+def test_short_factors_within_the_original_context(tmp_path: Path) -> None:
+    """LongRoPE: up to the original context transformers takes the short factors, and so do we."""
+    model = build("phi3 longrope", tmp_path / "hf")
+    prompt = list(range(3, 17))
+    with torch.no_grad():
+        theirs = model(torch.tensor([prompt]), use_cache=False).logits[0].numpy()
+    short, long = (Runner(open_checkpoint(tmp_path / "hf", context)).feed(prompt) for context in (16, 17))
+    assert relative(short, theirs) < TOLERANCE
+    assert relative(long, theirs) > 0.01
+
+
+def test_families_without_a_case_are_noticed() -> None:
+    from ingle.models.families import FAMILIES
+
+    tested = {getattr(transformers, f"{name}Config").model_type for name, _ in CASES.values()}
+    untested = {"mobilellm", "gemma3", "stablelm_epoch"}  # test_mobilellm, test_sources; an old name of stablelm
+    assert {model_type for family in FAMILIES for model_type in family.model_types} == tested | untested

@@ -67,6 +67,20 @@ class Config:
             raise self._wrong(names, "a number", value)
         return float(value)
 
+    def count(self, *names: str, default: _Default = _REQUIRED) -> int | _Default:
+        """A whole number from 1 to 2^31 - 1: a size."""
+        value = self.integer(*names, default=default)
+        if value is not default and not (isinstance(value, int) and 0 < value < 2**31):
+            raise self._wrong(names, "a whole number from 1 to 2^31 - 1", value)
+        return value
+
+    def positive(self, *names: str, default: _Default = _REQUIRED) -> float | _Default:
+        """A number from 1e-12 to 1e12."""
+        value = self.number(*names, default=default)
+        if value is not default and not (isinstance(value, float) and 1e-12 <= value <= 1e12):
+            raise self._wrong(names, "a positive number", value)
+        return value
+
     def flag(self, *names: str, default: _Default = _REQUIRED) -> bool | _Default:
         """true or false."""
         value = self._find(names, default)

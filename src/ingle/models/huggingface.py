@@ -52,7 +52,9 @@ class HuggingFaceSource:
         entries |= self._family.metadata(config)
         if extra_metadata is not None and "token_embd.weight" in self.headers:
             entries |= dict(extra_metadata(directory, self.headers["token_embd.weight"].shape[0]))
-        self.metadata = Metadata(entries, self.name)
+        # GGUF keeps float32, and a directory must mean exactly what its conversion means.
+        rounded = {key: float(np.float32(v)) if isinstance(v, float) else v for key, v in entries.items()}
+        self.metadata = Metadata(rounded, self.name)
 
     def origin(self, name: str) -> str:
         recipe = self._recipes.get(name)

@@ -19,6 +19,11 @@ Frequencies = NDArray[np.float64]  # radians per position, one for each pair of 
 
 def base_frequencies(n_dims: int, base: float) -> Frequencies:
     """base^(-2i / n_dims) for pairs i (Su et al., arXiv 2104.09864, section 3.2.2)."""
+    if not (1.001 < base < 1e30 and n_dims % 2 == 0):
+        raise UnsupportedError(
+            f"The model rotates {n_dims} dimensions with base {base}; expected an even number and a base above 1: "
+            "convert the model again."
+        )
     return base ** (-np.arange(0, n_dims, 2, dtype=np.float64) / n_dims)
 
 
@@ -70,11 +75,8 @@ def rope_of(
     meta = source.metadata
     n_dims = meta.get_int(f"{arch}.rope.dimension_count", head_dim)
     base = meta.get_float(f"{arch}.rope.freq_base", 10000.0)
-    if not (0 < n_dims <= head_dim and n_dims % 2 == 0 and base > 1 and math.isfinite(base)):
-        raise UnsupportedError(
-            f"{source.name} rotates {n_dims} dimensions of {head_dim} with base {base}; expected an even number of "
-            "them and a base above 1: convert the model again."
-        )
+    if not 0 < n_dims <= head_dim:
+        raise UnsupportedError(f"{source.name} rotates {n_dims} dimensions of {head_dim}; convert the model again.")
     frequencies = base_frequencies(n_dims, base)
     magnitude = meta.get_float(f"{arch}.rope.scaling.attn_factor", 1.0)
     original = meta.get_int(f"{arch}.rope.scaling.original_context_length", n_context)
@@ -85,14 +87,14 @@ def rope_of(
             break
     kind = meta.get_str(f"{arch}.rope.scaling.type", "none")
     factor = meta.get_float(f"{arch}.rope.scaling.factor", meta.get_float(f"{arch}.rope.scale_linear", 1.0))
-    if factor <= 0 or original <= 0:
+    fast = meta.get_float(f"{arch}.rope.scaling.yarn_beta_fast", 32.0)
+    slow = meta.get_float(f"{arch}.rope.scaling.yarn_beta_slow", 1.0)
+    if not (all(1e-12 < x < 1e12 for x in (factor, fast, slow, magnitude)) and 0 < original < 2**31):
         raise UnsupportedError(
-            f"{source.name} stretches its positions by {factor} from {original}; expected positive numbers: convert "
-            "the model again."
+            f"{source.name} scales its rotation by {factor} from {original} positions (magnitude {magnitude}, betas "
+            f"{fast} and {slow}); expected positive numbers: convert the model again."
         )
     if kind == "yarn":
-        fast = meta.get_float(f"{arch}.rope.scaling.yarn_beta_fast", 32.0)
-        slow = meta.get_float(f"{arch}.rope.scaling.yarn_beta_slow", 1.0)
         frequencies = yarn_frequencies(frequencies, base, factor, original, fast, slow)
         magnitude *= meta.get_float(f"{arch}.rope.scaling.yarn_attn_factor", yarn_magnitude(factor))
     elif kind == "linear" or (kind == "none" and f"{arch}.rope.scale_linear" in meta):

@@ -18,7 +18,7 @@ from ingle.models.config import Config
 from ingle.models.recipes import Recipe, Transform, constant, copy, expert_rows
 from ingle.models.rope import base_frequencies, llama3_factors, rope_of, yarn_magnitude
 from ingle.models.source import Source
-from ingle.models.spec import Experts, NormKind, Spec
+from ingle.models.spec import Experts, NormKind, Rope, Spec
 
 __all__ = [
     "LLAMA_NAMES",
@@ -81,7 +81,7 @@ class Family:
 
     def n_layers(self, config: Config) -> int:
         """Layers with weights, bounded before anything is sized by it."""
-        n = config.integer("num_hidden_layers", "n_layer")
+        n = config.count("num_hidden_layers", "n_layer")
         if not 0 < n <= 1024:
             raise UnsupportedError(f"config.json says that the model has {n} layers; expected 1 to 1024.")
         return n
@@ -95,12 +95,8 @@ class Family:
 
 def head_dim_of(config: Config) -> int:
     """D: `head_dim`, or the width divided over the heads."""
-    width, heads = config.integer("hidden_size", "n_embd"), config.integer("num_attention_heads", "n_head")
-    if heads <= 0:
-        raise UnsupportedError(
-            f"config.json says that the model has {heads} attention heads; expected a positive number."
-        )
-    return config.integer("head_dim", default=width // heads)
+    width, heads = config.count("hidden_size", "n_embd"), config.count("num_attention_heads", "n_head")
+    return config.count("head_dim", default=width // heads)
 
 
 def base_metadata(
@@ -120,21 +116,21 @@ def base_metadata(
     window_by_default: whether a `sliding_window` counts without `use_sliding_window`.
     first_local: the first local layer, where the configuration lists no kinds.
     """
-    heads = config.integer("num_attention_heads", "n_head")
+    heads = config.count("num_attention_heads", "n_head")
     head_dim = head_dim_of(config)
     keys: dict[str, Any] = {
-        "vocab_size": config.integer("vocab_size"),
-        "context_length": config.integer("max_position_embeddings", "n_positions", default=2048),
-        "embedding_length": config.integer("hidden_size", "n_embd"),
-        "block_count": config.integer("num_hidden_layers", "n_layer"),
-        "feed_forward_length": config.integer("intermediate_size", default=4 * config.integer("hidden_size", "n_embd")),
+        "vocab_size": config.count("vocab_size"),
+        "context_length": config.count("max_position_embeddings", "n_positions", default=2048),
+        "embedding_length": config.count("hidden_size", "n_embd"),
+        "block_count": config.count("num_hidden_layers", "n_layer"),
+        "feed_forward_length": config.count("intermediate_size", default=4 * config.count("hidden_size", "n_embd")),
         "attention.head_count": heads,
-        "attention.head_count_kv": config.integer("num_key_value_heads", default=heads),
+        "attention.head_count_kv": config.count("num_key_value_heads", default=heads),
     }
     if norm == "rms":
-        keys["attention.layer_norm_rms_epsilon"] = config.number("rms_norm_eps", default=1e-6)
+        keys["attention.layer_norm_rms_epsilon"] = config.positive("rms_norm_eps", default=1e-6)
     else:
-        keys["attention.layer_norm_epsilon"] = config.number(
+        keys["attention.layer_norm_epsilon"] = config.positive(
             "layer_norm_eps", "layer_norm_epsilon", "norm_eps", default=1e-5
         )
     if "head_dim" in config:
@@ -147,7 +143,7 @@ def base_metadata(
 
 def _window_keys(config: Config, local_every: int, first_local: int) -> dict[str, Any]:
     """Sliding attention, and which layers it is for where readers would assume otherwise."""
-    window, n_layers = config.integer("sliding_window", default=0), config.integer("num_hidden_layers")
+    window, n_layers = min(config.integer("sliding_window", default=0), 2**31 - 1), config.count("num_hidden_layers")
     if window <= 0:
         return {}
     kinds = config.texts("layer_types")
@@ -173,14 +169,14 @@ def rope_keys(config: Config, head_dim: int, partial_rotary: float) -> dict[str,
     rope = config.rope()
     kind = _rope_kind(rope)
     keys: dict[str, Any] = {
-        "rope.dimension_count": int(head_dim * rope.number("partial_rotary_factor", default=partial_rotary)),
-        "rope.freq_base": rope.number("rope_theta", default=10000.0),
+        "rope.dimension_count": int(head_dim * rope.positive("partial_rotary_factor", default=partial_rotary)),
+        "rope.freq_base": rope.positive("rope_theta", default=10000.0),
     }
     if kind == "linear":
-        keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": rope.number("factor")}
+        keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": rope.positive("factor")}
     elif kind == "yarn":
-        original = rope.integer("original_max_position_embeddings")
-        factor = rope.number("factor", default=config.integer("max_position_embeddings") / original)
+        original = rope.count("original_max_position_embeddings")
+        factor = rope.positive("factor", default=config.count("max_position_embeddings") / original)
         keys |= {"rope.scaling.type": "yarn", "rope.scaling.factor": factor}
         keys["rope.scaling.original_context_length"] = original
         magnitude = _yarn_attention_factor(rope, factor)
@@ -188,13 +184,13 @@ def rope_keys(config: Config, head_dim: int, partial_rotary: float) -> dict[str,
             keys["rope.scaling.yarn_attn_factor"] = magnitude
         for name in ("beta_fast", "beta_slow"):
             if name in rope:
-                keys[f"rope.scaling.yarn_{name}"] = rope.number(name)
+                keys[f"rope.scaling.yarn_{name}"] = rope.positive(name)
     elif kind == "longrope":
-        original = rope.integer("original_max_position_embeddings")
-        stretch = rope.number("factor", default=config.integer("max_position_embeddings") / original)
-        usual = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
+        original = rope.count("original_max_position_embeddings")
+        stretch = rope.positive("factor", default=config.count("max_position_embeddings") / original)
+        usual = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 and original > 1 else 1.0
         keys["rope.scaling.original_context_length"] = original
-        keys["rope.scaling.attn_factor"] = rope.number("attention_factor", default=usual)
+        keys["rope.scaling.attn_factor"] = rope.positive("attention_factor", default=usual)
     return keys
 
 
@@ -207,7 +203,7 @@ def _yarn_attention_factor(rope: Config, factor: float) -> float:
     usual = yarn_magnitude(factor)
     if mscale and all_dims:
         usual = (1 + mscale * (usual - 1)) / (1 + all_dims * (usual - 1))
-    return rope.number("attention_factor", default=usual)
+    return rope.positive("attention_factor", default=usual)
 
 
 def _rope_kind(rope: Config) -> str:
@@ -226,14 +222,19 @@ def rope_tensors(config: Config, names: Collection[str] = ()) -> dict[str, Recip
     rope = config.rope()
     kind = _rope_kind(rope)
     if kind == "llama3":
-        n_dims = int(head_dim_of(config) * rope.number("partial_rotary_factor", default=1.0))
-        frequencies = base_frequencies(n_dims, rope.number("rope_theta", default=10000.0))
+        low, high = rope.positive("low_freq_factor"), rope.positive("high_freq_factor")
+        if low >= high:
+            raise UnsupportedError(
+                f"config.json has low_freq_factor {low} and high_freq_factor {high}; expected low < high."
+            )
+        n_dims = int(head_dim_of(config) * rope.positive("partial_rotary_factor", default=1.0))
+        frequencies = base_frequencies(n_dims, rope.positive("rope_theta", default=10000.0))
         factors = llama3_factors(
             frequencies,
-            rope.number("factor"),
-            rope.number("low_freq_factor"),
-            rope.number("high_freq_factor"),
-            rope.integer("original_max_position_embeddings"),
+            rope.positive("factor"),
+            low,
+            high,
+            rope.count("original_max_position_embeddings"),
         )
         return {"rope_freqs.weight": constant(factors.tolist())}
     if kind == "longrope":
@@ -270,11 +271,13 @@ def base_spec(
     norm: NormKind = "rms",
     default_window: int = 0,
     local_every: int = 0,
+    local_rope_base: float = 0.0,
     **changes: Any,
 ) -> Spec:
     """The Spec that an architecture's keys describe, with a family's `changes`.
 
     local_every: n stands for "of n layers the last is global" where the file does not say; 0 for "all are local".
+    local_rope_base: the base of local layers' unscaled rotation, where they have one of their own.
     """
     meta = source.metadata
     n_layers = _positive(source, f"{arch}.block_count", 1024)
@@ -282,19 +285,21 @@ def base_spec(
     width = _positive(source, f"{arch}.embedding_length", 2**24)
     n_ff = _positive(source, f"{arch}.feed_forward_length", 2**24)
     n_context = _positive(source, f"{arch}.context_length", 2**31 - 1)
-    head_dim = meta.get_int(f"{arch}.attention.key_length", width // n_heads)
+    head_dim = _positive(source, f"{arch}.attention.key_length", 2**16, width // n_heads)
     if meta.get_int(f"{arch}.attention.value_length", head_dim) != head_dim:
         raise UnsupportedError(f"{source.name} has keys and values of different sizes, which Ingle does not support.")
-    if "token_embd.weight" not in source.headers:
+    embedding = source.headers.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
         raise UnsupportedError(
-            f"{source.name} has no tensor token_embd.weight; expected a whole decoder: get the model's main file."
+            f"{source.name} has no matrix {source.origin('token_embd.weight')}; expected a whole decoder: get the "
+            "model's main file."
         )
     eps_key = "layer_norm_rms_epsilon" if norm == "rms" else "layer_norm_epsilon"
     schedule = changes.pop("schedule", tuple(range(n_layers)))
-    window = meta.get_int(f"{arch}.attention.sliding_window", default_window)
+    window = min(max(meta.get_int(f"{arch}.attention.sliding_window", default_window), 0), 2**31 - 1)
     fields: dict[str, Any] = {
         "family": arch,
-        "n_vocab": source.headers["token_embd.weight"].shape[0],
+        "n_vocab": embedding.shape[0],
         "n_embd": width,
         "n_ff": n_ff,
         "n_heads": n_heads,
@@ -312,11 +317,20 @@ def base_spec(
     }
     if "rope" not in changes:
         fields["rope"] = rope_of(source, arch, style, head_dim, n_context, context)
-    return Spec(**(fields | changes))
+    if local_rope_base:
+        fields["rope_local"] = Rope(style, tuple(base_frequencies(head_dim, local_rope_base).tolist()))
+    spec = Spec(**(fields | changes))
+    for name in ("norm_eps", "attention_scale", "attention_softcap", "logit_softcap"):
+        value = getattr(spec, name)
+        if not (0 <= value < 1e6 and (value > 0 or name != "norm_eps")):
+            raise UnsupportedError(
+                f"{source.name} says its {name} is {value}; expected a positive number: convert it again."
+            )
+    return spec
 
 
-def _positive(source: Source, key: str, limit: int) -> int:
-    value = source.metadata.get_int(key)
+def _positive(source: Source, key: str, limit: int, default: int | None = None) -> int:
+    value = source.metadata.get_int(key) if default is None else source.metadata.get_int(key, default)
     if not 0 < value <= limit:
         raise UnsupportedError(f"{source.name} says {key} is {value}; expected 1 to {limit}: convert the model again.")
     return value
@@ -340,8 +354,10 @@ def _local(source: Source, arch: str, n_layers: int, every: int, schedule: tuple
 def _experts(source: Source, arch: str, n_ff: int) -> Experts | None:
     meta = source.metadata
     n = meta.get_int(f"{arch}.expert_count", 0)
-    if n <= 0:
+    if n == 0:
         return None
+    if not 0 < n <= 4096:
+        raise UnsupportedError(f"{source.name} says that it has {n} experts; expected at most 4096: convert it again.")
     used = _positive(source, f"{arch}.expert_used_count", n)
-    width = meta.get_int(f"{arch}.expert_feed_forward_length", n_ff)
+    width = _positive(source, f"{arch}.expert_feed_forward_length", 2**24, n_ff)
     return Experts(n, used, width, normalised=meta.get_bool(f"{arch}.expert_weights_norm", True))

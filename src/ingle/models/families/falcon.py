@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from ingle.errors import UnsupportedError
 from ingle.models.config import Config
 from ingle.models.families.common import Family, base_metadata, base_spec, expect_activation, rope_tensors
 from ingle.models.recipes import Transform, grouped_qkv
@@ -42,19 +44,19 @@ def alibi_slopes(n_heads: int, max_bias: float) -> tuple[float, ...]:
 
 
 def _kv_heads(config: Config) -> int:
-    heads = config.integer("num_attention_heads", "n_head")
+    heads = config.count("num_attention_heads", "n_head")
     if config.flag("new_decoder_architecture", default=False):
-        return config.integer("num_kv_heads", "n_head_kv", default=heads)
+        return config.count("num_kv_heads", "n_head_kv", default=heads)
     return 1 if config.flag("multi_query", default=True) else heads
 
 
 def _metadata(config: Config) -> dict[str, Any]:
     expect_activation(config, "gelu")
-    width = config.integer("hidden_size")
+    width = config.count("hidden_size")
     keys = base_metadata("falcon", config, norm="layer") | {
         "falcon.tensor_data_layout": "jploski",  # q, k and v one after the other: `grouped_qkv`
         "falcon.attention.head_count_kv": _kv_heads(config),
-        "falcon.feed_forward_length": config.integer("ffn_hidden_size", default=4 * width),
+        "falcon.feed_forward_length": config.count("ffn_hidden_size", default=4 * width),
     }
     if config.flag("alibi", default=False):
         keys["falcon.attention.max_alibi_bias"] = _MAX_BIAS
@@ -76,22 +78,22 @@ def _names(config: Config) -> Mapping[str, str]:
 
 
 def _transforms(config: Config) -> Mapping[str, Transform]:
-    return {"attn_qkv": grouped_qkv(config.integer("num_attention_heads", "n_head"), _kv_heads(config))}
+    return {"attn_qkv": grouped_qkv(config.count("num_attention_heads", "n_head"), _kv_heads(config))}
 
 
 def _spec(source: Source, context: int | None) -> Spec:
     meta = source.metadata
-    changes: dict[str, Any] = {"parallel": meta.get_bool("falcon.use_parallel_residual", True)}
-    max_bias, n_heads = (
-        meta.get_float("falcon.attention.max_alibi_bias", 0.0),
-        meta.get_int("falcon.attention.head_count"),
-    )
-    if max_bias > 0 and n_heads > 0:
-        # Falcon scales the biased scores, so its slopes are smaller than ALiBi's own by the square root of the head.
-        head_dim = meta.get_int("falcon.embedding_length") // n_heads
-        changes["alibi_slopes"] = tuple(slope * head_dim**-0.5 for slope in alibi_slopes(n_heads, max_bias))
-        changes["rope"] = None
-    return base_spec(source, "falcon", context, norm="layer", activation="gelu", gated=False, **changes)
+    max_bias = meta.get_float("falcon.attention.max_alibi_bias", 0.0)
+    changes: dict[str, Any] = {"rope": None} if max_bias else {}
+    changes["parallel"] = meta.get_bool("falcon.use_parallel_residual", True)
+    spec = base_spec(source, "falcon", context, norm="layer", activation="gelu", gated=False, **changes)
+    if not max_bias:
+        return spec
+    if not 0 < max_bias < 1000:
+        raise UnsupportedError(f"{source.name} has an ALiBi bias of {max_bias}; expected about 8: convert it again.")
+    # Falcon scales the biased scores, so its slopes are smaller than ALiBi's own by the square root of the head.
+    slopes = tuple(slope * spec.score_scale for slope in alibi_slopes(spec.n_heads, max_bias))
+    return replace(spec, alibi_slopes=slopes)
 
 
 FALCON = Family(

@@ -18,9 +18,8 @@ from ingle.errors import UnsupportedError
 from ingle.models.config import Config
 from ingle.models.families.common import LLAMA_NAMES, Family, base_metadata, base_spec, expect_activation, rope_tensors
 from ingle.models.recipes import Transform, plus_one
-from ingle.models.rope import base_frequencies
 from ingle.models.source import Source
-from ingle.models.spec import Rope, Spec
+from ingle.models.spec import Spec
 
 __all__ = ["GEMMA", "GEMMA2", "GEMMA3"]
 
@@ -58,32 +57,30 @@ class _Generation:
         for name in ("attn_logit_softcapping", "final_logit_softcapping"):
             if name in config:
                 keys[f"{self.arch}.{name}"] = config.number(name)
-        head_dim = config.integer("head_dim")
-        scalar = config.number("query_pre_attn_scalar", default=float(head_dim))
+        head_dim = config.count("head_dim")
+        scalar = config.positive("query_pre_attn_scalar", default=float(head_dim))
         if scalar != head_dim:
             keys[f"{self.arch}.attention.scale"] = scalar**-0.5
         if self.arch == "gemma3":
             local = config.part("rope_parameters").part("sliding_attention")
-            base = local.number("rope_theta", default=config.number("rope_local_base_freq", default=10000.0))
+            base = local.positive("rope_theta", default=config.positive("rope_local_base_freq", default=10000.0))
             keys["gemma3.rope.freq_base_swa"] = base
         return keys
 
     def spec(self, source: Source, context: int | None) -> Spec:
         meta, arch = source.metadata, self.arch
         width, heads = meta.get_int(f"{arch}.embedding_length"), meta.get_int(f"{arch}.attention.head_count")
-        changes: dict[str, Any] = {"embed_scale": float(np.float32(math.sqrt(max(width, 0))))}
+        changes: dict[str, Any] = {"embed_scale": float(np.float32(math.sqrt(max(width, 0))))}  # base_spec checks width
         if meta.get_int(f"{arch}.block_count") == self.n_layers_27b and f"{arch}.attention.scale" not in meta:
-            changes["attention_scale"] = (width // heads) ** -0.5 if heads > 0 else 0.0
+            changes["attention_scale"] = (width // heads) ** -0.5 if 0 < heads <= width else 0.0
         if arch != "gemma":
             caps = (50.0, 30.0) if arch == "gemma2" else (0.0, 0.0)
             changes["attention_softcap"] = meta.get_float(f"{arch}.attn_logit_softcapping", caps[0])
             changes["logit_softcap"] = meta.get_float(f"{arch}.final_logit_softcapping", caps[1])
             changes["post_norm"] = True
         if arch == "gemma3":
-            head_dim = meta.get_int("gemma3.attention.key_length", 256)
-            base = meta.get_float("gemma3.rope.freq_base_swa", 10000.0)
             changes["qk_norm"] = "head"
-            changes["rope_local"] = Rope("half", tuple(base_frequencies(head_dim, base).tolist()))
+            changes["local_rope_base"] = meta.get_float("gemma3.rope.freq_base_swa", 10000.0)
         default_window = 4096 if arch == "gemma2" else 0
         return base_spec(
             source,

@@ -27,6 +27,8 @@ from ingle.models.spec import Spec
 
 __all__ = ["LLAMA", "MOBILELLM", "schedule_of"]
 
+_MAX_REPEAT = 64
+
 
 def _metadata(config: Config) -> dict[str, Any]:
     expect_activation(config, "silu")
@@ -38,13 +40,13 @@ def _expert_keys(config: Config) -> dict[str, Any]:
         return {}
     return {
         "llama.expert_count": config.integer("num_local_experts"),
-        "llama.expert_used_count": config.integer("num_experts_per_tok", default=2),
+        "llama.expert_used_count": config.count("num_experts_per_tok", default=2),
     }
 
 
 def _transforms(config: Config) -> Mapping[str, Transform]:
-    heads = config.integer("num_attention_heads")
-    kv_heads = config.integer("num_key_value_heads", default=heads)
+    heads = config.count("num_attention_heads")
+    kv_heads = config.count("num_key_value_heads", default=heads)
     return {"attn_q": interleaved(heads), "attn_k": interleaved(kv_heads)}
 
 
@@ -54,7 +56,7 @@ def _extra(config: Config, names: Collection[str]) -> dict[str, Recipe]:
     n_experts = config.integer("num_local_experts", default=0)
     if not 0 <= n_experts <= 4096:
         raise UnsupportedError(f"config.json says that the model has {n_experts} experts; expected at most 4096.")
-    for layer in range(config.integer("num_hidden_layers")):
+    for layer in range(config.count("num_hidden_layers")):
         moe = next((m for m in ("block_sparse_moe", "mlp") if f"model.layers.{layer}.{m}.gate.weight" in names), None)
         if n_experts == 0 or moe is None:
             continue
@@ -112,17 +114,20 @@ def _mobilellm_metadata(config: Config) -> dict[str, Any]:
     if sharing is None:
         return _metadata(config)
     expect_activation(config, "silu")
-    repeat = config.integer("layer_repeat", default=2)
-    schedule_of(sharing, 1, repeat)
+    repeat = config.count("layer_repeat", default=2)
+    if repeat > _MAX_REPEAT:
+        raise UnsupportedError(f"config.json runs each layer {repeat} times; expected up to {_MAX_REPEAT}.")
+    schedule_of(sharing, 1, repeat)  # refuses ways of sharing that there are not
     return base_metadata("mobilellm", config) | {"mobilellm.layer_sharing": sharing, "mobilellm.layer_repeat": repeat}
 
 
 def _mobilellm_spec(source: Source, context: int | None) -> Spec:
     meta = source.metadata
     repeat, n_layers = meta.get_int("mobilellm.layer_repeat", 2), meta.get_int("mobilellm.block_count")
-    if not (0 < repeat <= 64 and 0 < n_layers <= 1024):
+    if not (0 < repeat <= _MAX_REPEAT and 0 < n_layers <= 1024):
         raise UnsupportedError(
-            f"{source.name} runs {n_layers} layers {repeat} times; expected up to 1024 layers, up to 64 times."
+            f"{source.name} runs {n_layers} layers {repeat} times; expected up to 1024 layers, up to "
+            f"{_MAX_REPEAT} times."
         )
     schedule = schedule_of(meta.get_str("mobilellm.layer_sharing", "immediate"), n_layers, repeat)
     return base_spec(source, "mobilellm", context, style="interleaved", schedule=schedule)

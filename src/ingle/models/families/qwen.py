@@ -43,8 +43,8 @@ def _moe_metadata(config: Config) -> dict[str, Any]:
         raise UnsupportedError("config.json mixes layers with and without experts, which Ingle does not support.")
     return base_metadata("qwen3moe", config, window_by_default=False) | {
         "qwen3moe.expert_count": config.integer("num_experts", "num_local_experts"),
-        "qwen3moe.expert_used_count": config.integer("num_experts_per_tok"),
-        "qwen3moe.expert_feed_forward_length": config.integer("moe_intermediate_size"),
+        "qwen3moe.expert_used_count": config.count("num_experts_per_tok"),
+        "qwen3moe.expert_feed_forward_length": config.count("moe_intermediate_size"),
         "qwen3moe.expert_weights_norm": config.flag("norm_topk_prob", default=False),
     }
 
@@ -54,7 +54,7 @@ def _experts(config: Config, names: Collection[str]) -> dict[str, Recipe]:
     n_experts = config.integer("num_experts", "num_local_experts")
     if not 0 < n_experts <= 4096:
         raise UnsupportedError(f"config.json says that the model has {n_experts} experts; expected 1 to 4096.")
-    for layer in range(config.integer("num_hidden_layers")):
+    for layer in range(config.count("num_hidden_layers")):
         block, module = f"blk.{layer}.ffn", f"model.layers.{layer}.mlp"
         if f"{module}.gate.weight" in names:
             recipes[f"{block}_gate_inp.weight"] = copy(f"{module}.gate.weight")

@@ -16,17 +16,17 @@ __all__ = ["STABLELM"]
 
 def _metadata(config: Config) -> dict[str, Any]:
     expect_activation(config, "silu")
-    keys = base_metadata("stablelm", config, norm="layer", partial_rotary=config.number("rope_pct", default=0.25))
+    keys = base_metadata("stablelm", config, norm="layer", partial_rotary=config.positive("rope_pct", default=0.25))
     return keys | {"stablelm.use_parallel_residual": config.flag("use_parallel_residual", default=False)}
 
 
 def _head_norms(config: Config, names: Collection[str]) -> dict[str, Recipe]:
     """A norm for every head of q and of k, stacked to [heads, D]."""
     recipes = rope_tensors(config)
-    heads = config.integer("num_attention_heads")
+    heads = config.count("num_attention_heads")
     if config.flag("qk_layernorm", default=False):
-        for layer in range(config.integer("num_hidden_layers")):
-            for role, n in (("q", heads), ("k", config.integer("num_key_value_heads", default=heads))):
+        for layer in range(config.count("num_hidden_layers")):
+            for role, n in (("q", heads), ("k", config.count("num_key_value_heads", default=heads))):
                 module = f"model.layers.{layer}.self_attn.{role}_layernorm"
                 norms = [f"{module}.norms.{head}.weight" for head in range(n)]
                 if all(norm in names for norm in norms):
