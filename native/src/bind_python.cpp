@@ -51,24 +51,27 @@ struct PyState {
   nb::object delta;
 };
 
-[[noreturn]] void raise(const char* name, const char* message) {
-  const nb::object type = nb::module_::import_("ingle.errors").attr(name);
-  PyErr_SetString(type.ptr(), message);
-  throw nb::python_error();
+void set_error(const char* name, const char* message) {
+  PyObject* errors = PyImport_ImportModule("ingle.errors");
+  PyObject* type = errors ? PyObject_GetAttrString(errors, name) : nullptr;
+  if (type) PyErr_SetString(type, message);  // otherwise the failed import is the error
+  Py_XDECREF(type);
+  Py_XDECREF(errors);
 }
 
-// C++ errors become those of ingle.errors.
+// C++ errors become those of ingle.errors. What this does not catch, nanobind translates.
 void translate(const std::exception_ptr& error, void*) {
   try {
     std::rethrow_exception(error);
   } catch (const BackendError& e) {
-    raise("BackendError", e.what());
+    set_error("BackendError", e.what());
   } catch (const UnsupportedError& e) {
-    raise("UnsupportedError", e.what());
+    set_error("UnsupportedError", e.what());
   } catch (const MemoryLimitError& e) {
-    raise("MemoryLimitError", e.what());
+    set_error("MemoryLimitError", e.what());
   } catch (const std::bad_alloc&) {
-    raise("MemoryLimitError", "The system has no memory left for this; close other programs or load a smaller model.");
+    set_error("MemoryLimitError",
+              "The system has no memory left for this; close other programs or load a smaller model.");
   }
 }
 
