@@ -19,7 +19,7 @@ from ingle.gguf import TensorType, ValueType, open_gguf
 from ingle.models.checkpoint import open_checkpoint
 from ingle.models.convert import convert
 from ingle.models.source import open_source
-from models.toys import CONFIG, llama_arrays, save
+from models.toys import CONFIG, MIXTRAL, llama_arrays, mixtral_arrays, save
 
 SQUARE = CONFIG | {"hidden_size": 256, "intermediate_size": 512, "vocab_size": 96}
 #: the root mean square error of a tensor's weights, relative to theirs
@@ -96,6 +96,15 @@ def test_a_gguf_file_converts_like_its_checkpoint(tmp_path: Path) -> None:
     direct = convert(hf, tmp_path / "direct.gguf", "q8_0")
     twice = convert(convert(hf, tmp_path / "f32.gguf", "f32"), tmp_path / "twice.gguf", "q8_0")
     with open_gguf(direct) as a, open_gguf(twice) as b:
+        assert all(np.array_equal(a.tensors[name].data, b.tensors[name].data) for name in a.tensors)
+
+
+def test_experts_are_quantised_one_by_one_to_the_same_bits(tmp_path: Path) -> None:
+    hf = save(tmp_path / "hf", mixtral_arrays(), MIXTRAL)
+    direct = convert(hf, tmp_path / "direct.gguf", "q8_0")
+    twice = convert(convert(hf, tmp_path / "f32.gguf", "f32"), tmp_path / "twice.gguf", "q8_0")
+    with open_gguf(direct) as a, open_gguf(twice) as b:
+        assert a.tensors["blk.1.ffn_up_exps.weight"].shape == (4, 96, 64)
         assert all(np.array_equal(a.tensors[name].data, b.tensors[name].data) for name in a.tensors)
 
 

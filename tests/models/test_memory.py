@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ingle.models.checkpoint import open_checkpoint
 from ingle.models.memory import footprint
-from models.toys import CONFIG, llama_arrays, save
+from models.toys import CONFIG, MIXTRAL, llama_arrays, mixtral_arrays, save
 
 
 def test_footprint_of_a_small_llama(tmp_path: Path) -> None:
@@ -31,16 +31,6 @@ def test_a_tied_output_counts_once_and_a_shared_layer_is_read_as_often_as_it_run
 
 
 def test_a_token_reads_only_its_experts(tmp_path: Path) -> None:
-    arrays = llama_arrays()
-    for layer in range(2):
-        p = f"model.layers.{layer}."
-        up, down = arrays.pop(f"{p}mlp.up_proj.weight"), arrays.pop(f"{p}mlp.down_proj.weight")
-        del arrays[f"{p}mlp.gate_proj.weight"]
-        for x in range(4):
-            experts = {"w1": up, "w2": down, "w3": up}
-            arrays |= {f"{p}block_sparse_moe.experts.{x}.{w}.weight": a.copy() for w, a in experts.items()}
-        arrays[f"{p}block_sparse_moe.gate.weight"] = up[:4].copy()
-    config = CONFIG | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 1}
-    found = footprint(open_checkpoint(save(tmp_path / "hf", arrays, config)))
+    found = footprint(open_checkpoint(save(tmp_path / "hf", mixtral_arrays(), MIXTRAL)))
     idle = 2 * 3 * 3 * 4 * 96 * 64  # layers, experts, matrices
     assert found.active_bytes == found.weights_bytes - found.embedding_bytes - idle

@@ -13,7 +13,7 @@ from ingle.models.convert import convert
 from models.small_models import Runner, greedy, save_random
 
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", "5")
 
 SMALL = {"vocab_size": 101, "num_hidden_layers": 3, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
 N_PROMPT, N_NEW = 20, 12

@@ -45,6 +45,24 @@ def llama_arrays(config: Mapping[str, Any] = CONFIG, dtype: Any = np.float32, se
     }
 
 
+MIXTRAL = CONFIG | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 1}
+
+
+def mixtral_arrays() -> Arrays:
+    """The same Llama with four experts in each layer."""
+    arrays = llama_arrays()
+    for layer in range(CONFIG["num_hidden_layers"]):
+        p = f"model.layers.{layer}."
+        for role in ("gate", "up", "down"):
+            del arrays[f"{p}mlp.{role}_proj.weight"]
+        for x in range(4):
+            expert = llama_arrays(seed=x + 1)
+            for weight, role in (("w1", "gate"), ("w2", "down"), ("w3", "up")):
+                arrays[f"{p}block_sparse_moe.experts.{x}.{weight}.weight"] = expert[f"{p}mlp.{role}_proj.weight"]
+        arrays[f"{p}block_sparse_moe.gate.weight"] = llama_arrays(seed=9)[f"{p}mlp.up_proj.weight"][:4].copy()
+    return arrays
+
+
 def save(directory: Path, arrays: Arrays, config: Mapping[str, Any] = CONFIG, shards: int = 1) -> Path:
     """Write a checkpoint directory, in one file or in shards with an index."""
     directory.mkdir(parents=True, exist_ok=True)

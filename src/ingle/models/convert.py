@@ -59,12 +59,13 @@ def convert(
     """
     file_type = FileType.parse(file_type) if isinstance(file_type, str) else file_type
     target = Path(out)
+    threads = threads or os.cpu_count() or 1
     opened = open_source(source, extra_metadata)
     try:
         _refuse_own_input(opened, target)
         checkpoint = Checkpoint(opened)
         planned = [(header, _type_for(checkpoint, file_type, header)) for header in _ordered(checkpoint)]
-        with ThreadPoolExecutor(threads or os.cpu_count() or 1, "ingle-convert") as pool:
+        with ThreadPoolExecutor(threads, "ingle-convert") as pool:
             tensors = [
                 TensorToWrite(header.name, header.shape, kind, partial(_chunks, opened, header, kind, pool, threads))
                 for header, kind in planned
@@ -124,23 +125,23 @@ def _metadata(source: Source, file_type: FileType, planned: list[tuple[Header, T
 
 
 def _chunks(
-    source: Source, header: Header, kind: TensorType, pool: ThreadPoolExecutor, threads: int | None
+    source: Source, header: Header, kind: TensorType, pool: ThreadPoolExecutor, threads: int
 ) -> Iterator[NDArray[np.uint8]]:
     """The tensor's bytes in type `kind`, in order; as many slabs in the making as there are threads."""
-    tensor = source.tensors[header.name]
-    if tensor.type is kind:
-        for start in range(0, tensor.data.size, _SLAB_BYTES):
-            yield tensor.data[start : start + _SLAB_BYTES]
-        return
-    columns = header.shape[-1]
-    rows = Tensor(header.name, (tensor.data.size // tensor.type.row_bytes(columns), columns), tensor.type, tensor.data)
-    step = max(1, _SLAB_BYTES // (4 * columns))
     pending: deque[Future[NDArray[np.uint8]]] = deque()
+    columns = header.shape[-1]
+    step = max(1, _SLAB_BYTES // (4 * columns))
     try:
-        for start in range(0, rows.shape[0], step):
-            pending.append(pool.submit(_slab, rows, start, min(start + step, rows.shape[0]), kind))
-            if len(pending) > (threads or os.cpu_count() or 1):
-                yield pending.popleft().result()
+        for tensor in source.pieces(header.name):
+            if tensor.type is kind:
+                yield from (tensor.data[i : i + _SLAB_BYTES] for i in range(0, tensor.data.size, _SLAB_BYTES))
+                continue
+            n_rows = tensor.data.size // tensor.type.row_bytes(columns)
+            rows = Tensor(header.name, (n_rows, columns), tensor.type, tensor.data)
+            for start in range(0, n_rows, step):
+                pending.append(pool.submit(_slab, rows, start, min(start + step, n_rows), kind))
+                if len(pending) > threads:
+                    yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,15 @@ class HuggingFaceSource:
         # GGUF keeps float32, and a directory must mean exactly what its conversion means.
         rounded = {key: float(np.float32(v)) if isinstance(v, float) else v for key, v in entries.items()}
         self.metadata = Metadata(rounded, self.name)
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        recipe, header = self._recipes[name], self.headers[name]
+        sources = [self._files[source] for source in recipe.sources]
+        if recipe.stacks and all((s.shape, s.type) == (header.shape[1:], header.type) for s in sources):
+            for source in sources:
+                yield Tensor(source.name, source.shape, source.type, _aligned(source))
+        else:
+            yield self._tensor(name)
 
     def origin(self, name: str) -> str:
         recipe = self._recipes.get(name)

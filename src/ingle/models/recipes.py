@@ -33,12 +33,16 @@ Transform = Callable[[str], "Recipe"]  # from a checkpoint's tensor name
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """make(arrays of `sources`) -> array of shape shape(shapes of `sources`); None stands for the bytes as they are."""
+    """make(arrays of `sources`) -> array of shape shape(shapes of `sources`); None stands for the bytes as they are.
+
+    calculates: make changes values and wants float32. stacks: the result is the sources, one after the other.
+    """
 
     sources: tuple[str, ...]
     make: Callable[[Sequence[Array]], Array] | None = None
     shape: Callable[[Sequence[Shape]], Shape] = lambda shapes: shapes[0]
     calculates: bool = False
+    stacks: bool = False
 
 
 def copy(source: str) -> Recipe:
@@ -86,7 +90,9 @@ def plus_one(source: str) -> Recipe:
 
 def stacked(sources: Sequence[str]) -> Recipe:
     """Several tensors of one shape under a new first dimension (experts; the norms of heads)."""
-    return Recipe(tuple(sources), lambda arrays: np.stack(arrays), lambda shapes: (len(shapes), *shapes[0]))
+    return Recipe(
+        tuple(sources), lambda arrays: np.stack(arrays), lambda shapes: (len(shapes), *shapes[0]), stacks=True
+    )
 
 
 def expert_rows(source: str, part: int, n_parts: int) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -59,6 +59,10 @@ class Source(Protocol):
     @property
     def tensors(self) -> Mapping[str, Tensor]: ...
 
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """The tensor in one piece, or in several to be laid one after the other, where that saves memory."""
+        ...
+
     def origin(self, name: str) -> str:
         """What a GGUF tensor name is called in the files, for messages."""
         ...
@@ -80,6 +84,9 @@ class GGUFSource:
     def _tensor(self, name: str) -> Tensor:
         info = self._file.tensors[name]
         return Tensor(name, tuple(info.shape), info.type, info.data)
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        yield self._tensor(name)
 
     def origin(self, name: str) -> str:
         return name
@@ -103,7 +110,7 @@ class LazyTensors(Mapping[str, Tensor]):
     def __contains__(self, name: object) -> bool:
         return name in self._names
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
     def __len__(self) -> int:
@@ -116,7 +123,7 @@ def open_source(path: str | PathLike[str], extra_metadata: ExtraMetadata | None 
     `extra_metadata` is called for a directory only; a GGUF file carries its tokenizer itself.
     Raises GGUFError, CheckpointError or UnsupportedError.
     """
-    from ingle.models.huggingface import HuggingFaceSource
+    from ingle.models.huggingface import HuggingFaceSource  # which needs the families, and they this module
 
     path = Path(path)
     if path.is_dir():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ingle.errors import UnsupportedError
 from ingle.models.config import Config
-from ingle.models.families.common import Family
 from ingle.models.families.falcon import FALCON
+from ingle.models.families.family import Family
 from ingle.models.families.gemma import GEMMA, GEMMA2, GEMMA3
 from ingle.models.families.llama import LLAMA, MOBILELLM
 from ingle.models.families.phi import PHI2, PHI3

@@ -7,15 +7,9 @@ from typing import Any
 
 from ingle.errors import UnsupportedError
 from ingle.models.config import Config
-from ingle.models.families.common import (
-    LLAMA_NAMES,
-    Family,
-    base_metadata,
-    base_spec,
-    expect_activation,
-    fused_experts,
-    rope_tensors,
-)
+from ingle.models.families.family import LLAMA_NAMES, Family, fused_experts
+from ingle.models.families.from_config import base_metadata, expect_activation, rope_tensors
+from ingle.models.families.to_spec import base_spec
 from ingle.models.recipes import Recipe, copy, stacked
 from ingle.models.source import Source
 from ingle.models.spec import Spec

@@ -6,7 +6,9 @@ from collections.abc import Collection
 from typing import Any
 
 from ingle.models.config import Config
-from ingle.models.families.common import LLAMA_NAMES, Family, base_metadata, base_spec, expect_activation, rope_tensors
+from ingle.models.families.family import LLAMA_NAMES, Family
+from ingle.models.families.from_config import base_metadata, expect_activation, rope_tensors
+from ingle.models.families.to_spec import base_spec
 from ingle.models.recipes import Recipe, stacked
 from ingle.models.source import Source
 from ingle.models.spec import Spec
