@@ -3,7 +3,7 @@
 Why not the merges of the `tokenizers` package: a SentencePiece vocabulary has scores, not merges. Merges can be
 reconstructed (every split of a token into two tokens), but two things are lost: the order among equal scores, which
 SentencePiece breaks by position, and time (0.13 s for 32 thousand tokens, where this takes 0.03 s; a Gemma-size one of
-262 thousand loads in 0.26 s). Doing what SentencePiece does is 40 lines and exact. Texts are cut where no token can
+262 thousand loads in 0.3 s). Doing what SentencePiece does is 40 lines and exact. Texts are cut where no token can
 reach across, and the pieces are remembered, so that running text takes a dict lookup per word (18 MB/s; 1.7 MB/s the
 first time, where the merges take 1.2 MB/s).
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 from ingle.errors import TokenizerError
 
@@ -87,10 +88,16 @@ class Vocabulary:
     add_bos: bool
     add_eos: bool
 
+    @cached_property
+    def _ids_by_type(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {kind: [] for kind in TokenType}
+        for token_id, kind in enumerate(self.types):
+            found[kind].append(token_id)
+        return found
+
     def of_type(self, *types: TokenType) -> dict[str, int]:
         """Text to id of the tokens with one of these types."""
-        wanted = frozenset(types)
-        return {self.tokens[i]: i for i, kind in enumerate(self.types) if kind in wanted}
+        return {self.tokens[i]: i for kind in types for i in self._ids_by_type[kind]}
 
     def byte_ids(self) -> list[int] | None:
         """The ids of the 256 byte tokens in order, or None for a vocabulary without byte fallback."""
@@ -169,7 +176,7 @@ def _tokens(metadata: Mapping[str, object]) -> list[str]:
     tokens = list(value)
     if not tokens:
         raise TokenizerError("Expected tokens in tokenizer.ggml.tokens, found an empty list.")
-    if any(not isinstance(text, str) for text in tokens):
+    if not all(issubclass(kind, str) for kind in set(map(type, tokens))):
         raise TokenizerError("Expected strings in tokenizer.ggml.tokens, found something else; the file is not sound.")
     # An empty string can neither be matched nor written; it keeps its id under a name that says so.
     return [text or f"[EMPTY_{i}]" for i, text in enumerate(tokens)] if "" in tokens else tokens
@@ -185,7 +192,7 @@ def _numbers(metadata: Mapping[str, object], key: str, count: int, *, required: 
     numbers = value.tolist() if hasattr(value, "tolist") else list(value)
     if len(numbers) != count:
         raise TokenizerError(f"Expected {count} entries in tokenizer.ggml.{key}, one per token, found {len(numbers)}.")
-    if any(not isinstance(number, (int, float)) for number in numbers):
+    if not all(issubclass(kind, (int, float)) for kind in set(map(type, numbers))):
         raise TokenizerError(f"Expected numbers in tokenizer.ggml.{key}, found something else; the file is not sound.")
     return numbers
 
@@ -195,7 +202,7 @@ def _types(
 ) -> list[int]:
     types = [int(number) for number in _numbers(metadata, "token_type", len(tokens), required=False)]
     if not types:
-        # Files from before token types: bytes are known by their name, the others by being the bos, eos or unknown token.
+        # Files from before token types: bytes are known by their name, the others by being bos, eos or unknown.
         types = [TokenType.BYTE if _BYTE_TOKEN.fullmatch(text) else TokenType.NORMAL for text in tokens]
         control = TokenType.CONTROL
         for name, default, kind in (("unknown", unk, TokenType.UNKNOWN), ("bos", bos, control), ("eos", eos, control)):
