@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 INGLE = [sys.executable, "-m", "ingle"]
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 
 # A terminal's Ctrl-C reaches only who has it as controlling terminal.
 TAKE_TERMINAL = (

@@ -41,6 +41,9 @@ class Verbs(click.Group):
             return super().main(args, prog_name, standalone_mode=False, **extra)
         try:
             status = super().main(args, prog_name, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            status = 0
         except click.ClickException as error:
             status = _complain(error.format_message(), error)
         except IngleError as error:
@@ -72,7 +75,7 @@ def _complain(message: str, error: click.ClickException | None = None) -> int:
     return 2
 
 
-@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command("ingle", cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(ingle.__version__, prog_name="ingle")
 def cli() -> None:
     """Run large language models on this device. Nothing leaves it."""

@@ -53,6 +53,7 @@ class Conversation:
         self._chat = model.chat(system, **options)
         self._verbose = verbose
         self._interactive = interactive
+        self._limited = options.get("max_tokens") is not None
         self._console = notes()
         self._last: tuple[Generation, list[Token]] | None = None
         self._commands: dict[str, tuple[str, str, Callable[[str], None]]] = {
@@ -118,8 +119,8 @@ class Conversation:
             self._console.print("[dim]\\[stopped][/dim]")
             return
         writer.end()
-        if self._interactive and tokens and tokens[-1].finish_reason == "length":
-            self._console.print("[dim]\\[cut: no more tokens; /reset makes room][/dim]")
+        if self._interactive and tokens and tokens[-1].finish_reason == "length" and not self._limited:
+            self._console.print("[dim]\\[the context is full; /reset makes room][/dim]")
         if self._verbose:
             self._stats("")
 
