@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf import GGUFWriter, LlamaFileType
 from numpy.typing import NDArray
 
-from gguf import GGUFWriter, LlamaFileType
 from ingle.backends.base import KVType, Rows, check_rows
 from ingle.engine.comm import Alone
 from ingle.engine.model import Model
@@ -52,13 +52,17 @@ def toy_gguf(
     n_layers: int = 2,
     n_embd: int = 32,
     seed: int = 0,
+    split_max_tensors: int = 0,
     change: Callable[[str, NDArray[np.float32]], NDArray[np.float32]] = lambda name, values: values,
 ) -> Path:
-    """Write a model of 2 layers, 4 query and 2 key/value heads, F32; `change` may alter each tensor. Gives `path`."""
+    """Write a model of 2 layers, 4 query and 2 key/value heads, F32; `change` may alter each tensor. Gives `path`.
+
+    With `split_max_tensors` it is written in parts of so many tensors, with the names that parts have.
+    """
     rng = np.random.default_rng(seed)
     tokens = vocabulary()
     n_heads, n_kv_heads, n_ff = 4, 2, 2 * n_embd
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, "llama", split_max_tensors=split_max_tensors)
     writer.add_name("Toy")
     writer.add_file_type(LlamaFileType.ALL_F32)
     writer.add_context_length(n_context)

@@ -252,6 +252,16 @@ def test_a_hugging_face_directory_gives_what_its_gguf_gives(tmp_path: Path) -> N
     assert len(answers[0]) > 0
 
 
+def test_a_split_file_gives_what_the_whole_gives(toy: Path, tmp_path: Path) -> None:
+    toys.toy_gguf(tmp_path / "toy.gguf", split_max_tensors=8)
+    first, *others = sorted(tmp_path.glob("*.gguf"))
+    assert len(others) == 2
+    with ingle.load(first, backend="reference") as parts, ingle.load(toy, backend="reference") as whole:
+        np.testing.assert_array_equal(parts.logits([1, 2, 3]), whole.logits([1, 2, 3]))
+    with pytest.raises(GGUFError, match="open the first"):
+        ingle.load(others[0], backend="reference")
+
+
 def test_the_bundled_model_is_there_and_speaks() -> None:
     path = module.bundled_model()
     if not path.exists():

@@ -55,6 +55,9 @@ class Verbs(click.Group):
         sys.exit(status if isinstance(status, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
+        reconfigure = getattr(sys.stdout, "reconfigure", None)
+        if reconfigure is not None:  # in a locale that lacks a character, "?" beats an error in mid-answer
+            reconfigure(errors="replace")
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()  # a reader that has gone is to be noticed here, not while the interpreter ends

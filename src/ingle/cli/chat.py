@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ingle.cli.console import Writer, notes, write_whole
+from ingle.cli.console import Writer, loading_bar, notes, write_whole
 from ingle.errors import IngleError, UsageError
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Conversation:
         if not text.strip():
             return
         if not message.startswith("/"):
-            self._say(self._chat.send(text))
+            self._say(lambda options: self._chat.send(text, **options))
             return
         name, _, rest = message.strip().partition(" ")
         if name not in self._commands:
@@ -102,14 +103,15 @@ class Conversation:
             )
         self._commands[name][2](rest.strip())
 
-    def _say(self, answer: Generation) -> None:
+    def _say(self, ask: Callable[[Options], Generation]) -> None:
         """Write an answer as it comes. At a terminal, Ctrl-C ends the answer only."""
         tokens: list[Token] = []
-        self._last = answer, tokens
         writer = Writer()
         try:
-            with answer:
+            with ExitStack() as reading, ask({"on_prefill": reading.enter_context(loading_bar("Reading"))}) as answer:
+                self._last = answer, tokens
                 for token in answer:
+                    reading.close()
                     tokens.append(token)
                     writer.write(token.text)
         except KeyboardInterrupt:
@@ -138,7 +140,7 @@ class Conversation:
         self._chat.system = text or None
 
     def _retry(self, _: str) -> None:
-        self._say(self._chat.retry())
+        self._say(lambda options: self._chat.retry(**options))
 
     def _stats(self, _: str) -> None:
         from ingle.cli.report import report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ingle.errors import UsageError
 
@@ -22,6 +23,7 @@ __all__ = [
     "Writer",
     "clean",
     "console",
+    "json_line",
     "loading_bar",
     "notes",
     "read_stdin",
@@ -43,9 +45,6 @@ class Writer:
         self._terminal = sys.stdout.isatty()
         self._colour = wants_colour()
         self._newline = True
-        reconfigure = getattr(sys.stdout, "reconfigure", None)
-        if reconfigure is not None:  # in a locale that lacks a character, "?" beats an error in mid-answer
-            reconfigure(errors="replace")
 
     def write(self, text: str, *, dim: bool = False) -> None:
         if self._terminal:
@@ -90,6 +89,16 @@ def notes() -> Console:
 def wants_colour() -> bool:
     """Whether a terminal may be given colours (no-color.org)."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """A record as one line of JSON; in ASCII where stdout cannot have its characters."""
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(record, allow_nan=False)
+    return text
 
 
 def read_stdin() -> str:

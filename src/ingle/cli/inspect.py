@@ -27,8 +27,7 @@ __all__ = ["command", "describe"]
 def command(file: Path, context: int | None, tensors: bool, as_json: bool) -> None:
     """Tell what FILE is, a GGUF file or a Hugging Face directory: its family and settings, its tensors, its tokenizer,
     and the memory it will need. No weights are read."""
-    import json
-
+    from ingle.cli.console import json_line
     from ingle.models.source import open_source
     from ingle.text import metadata_from_hf
 
@@ -38,7 +37,7 @@ def command(file: Path, context: int | None, tensors: bool, as_json: bool) -> No
     finally:
         source.close()
     if as_json:
-        click.echo(json.dumps(record, ensure_ascii=False))
+        click.echo(json_line(record))
     else:
         _print(record)
 

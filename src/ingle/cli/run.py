@@ -73,7 +73,7 @@ __all__ = ["command", "model_and_prompt"]
     type=click.IntRange(1),
     help="Tokens that prompt and answer have together. [default: the model's, at most 4096]",
 )
-@click.option("--threads", type=click.IntRange(1), help="[default: the processor's cores]")
+@click.option("--threads", type=click.IntRange(1), help="[default: as many as compute best here]")
 @click.option(
     "--backend",
     type=click.Choice(["native", "reference"]),
@@ -171,25 +171,30 @@ def open_model(path: str | None, options: dict[str, Any]) -> Model:
 
 def _answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any]) -> None:
     """One prompt, one answer on stdout."""
-    from ingle.cli.console import Writer
+    from contextlib import ExitStack
+
+    from ingle.cli.console import Writer, loading_bar
 
     raw = options["raw"] or not model.has_template
     if raw and options["system"] is not None:
         raise UsageError(f"--system needs a chat template, and {model.name} has none; put the text into the prompt.")
-    answer = model.generate(prompt, **sampling) if raw else model.chat(options["system"]).send(prompt, **sampling)
     tokens: list[Token] = []
     writer = None if options["as_json"] else Writer()
-    if raw and writer is not None:
-        writer.echo(prompt)
     interrupted = False
-    try:
-        with answer:
-            for token in answer:
-                tokens.append(token)
-                if writer is not None:
-                    writer.write(token.text)
-    except KeyboardInterrupt:
-        interrupted = True
+    with ExitStack() as reading:
+        sampling = {**sampling, "on_prefill": reading.enter_context(loading_bar("Reading"))}
+        answer = model.generate(prompt, **sampling) if raw else model.chat(options["system"]).send(prompt, **sampling)
+        if raw and writer is not None:
+            writer.echo(prompt)
+        try:
+            with answer:
+                for token in answer:
+                    reading.close()
+                    tokens.append(token)
+                    if writer is not None:
+                        writer.write(token.text)
+        except KeyboardInterrupt:
+            interrupted = True
     if writer is not None:
         writer.end()
     else:
@@ -213,10 +218,10 @@ def _tell_if_cut(tokens: list[Token], options: dict[str, Any]) -> None:
 
 def _print_record(model: Model, prompt: str, answer: Generation, tokens: list[Token], interrupted: bool) -> None:
     """The one record on stdout."""
-    import json
     from dataclasses import asdict
 
     import ingle
+    from ingle.cli.console import json_line
 
     record = {
         "model": model.name,
@@ -234,4 +239,4 @@ def _print_record(model: Model, prompt: str, answer: Generation, tokens: list[To
         "sampling": asdict(answer.params),
         "timings": answer.stats.as_dict(),
     }
-    click.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))
+    click.echo(json_line(record))

@@ -202,7 +202,7 @@ def load(
 
     path: a GGUF file (the first part, if it is split), or a Hugging Face directory; None = the model that is bundled.
     context: positions for a prompt and its answer; None = what the model was made for, at most 4096.
-    threads: None = as many as the processor has cores. backend: "native", or "reference" (slow, NumPy, defines right).
+    threads: None = as many as compute best here. backend: "native", or "reference" (slow, NumPy, defines right).
     kv_type: "f16" or "f32", how the KV cache keeps its values.
     n_slots: how many sequences can be in the cache at once; None = up to 4, as many as 256 MiB hold, at least one.
     on_progress(done, total): called after each loaded block; what it raises ends the loading.

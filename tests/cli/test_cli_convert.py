@@ -93,7 +93,7 @@ def test_the_bar_shows_bytes_and_rate(toy: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
-    source = toys.toy_gguf(tmp_path / "wide.gguf", n_embd=1536, n_layers=6)
+    source = toys.toy_gguf(tmp_path / "wide.gguf", n_embd=768, n_layers=4)
     (tmp_path / "out").mkdir()
     process = subprocess.Popen(
         [*INGLE, "convert", str(source), str(tmp_path / "out" / "out.gguf"), "--type", "q4_k_m"],

@@ -140,6 +140,22 @@ def test_a_full_disk_is_told(toy: Path) -> None:
     assert "No space left" in done.stderr.decode()
 
 
+def test_memory_that_is_not_there(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingle.engine.memory.available_bytes", lambda: 400_000)
+    message = fails("run", toy, "hello")
+    assert "KV cache of 256" in message
+    assert "0.4 MiB are free" in message
+
+
+def test_ctrl_c_while_loading(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ingle.engine.model.load", interrupted)
+    result = CliRunner().invoke(cli, ["run", str(toy), "hello"])
+    assert (result.exit_code, result.stdout.strip()) == (130, "")
+
+
 def test_our_own_bugs_show_a_traceback(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(*_: object, **__: object) -> None:
         raise ZeroDivisionError

@@ -127,6 +127,31 @@ def test_stdin_is_the_prompt(plain: Path) -> None:
     assert "not UTF-8" in bad.stderr
 
 
+def test_bytes_that_are_no_text_are_survived(plain: Path) -> None:
+    process = subprocess.run(
+        [*map(str.encode, INGLE), b"run", bytes(plain), b"caf\xe9", b"--json", b"--max-tokens", b"2"],
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(process.stdout)["prompt"] == "caf\udce9"
+    assert process.stderr == b""
+
+
+def test_a_locale_without_the_characters_is_survived(endless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = ingle("run", endless, "é", "--json", "--max-tokens", "2")
+    assert json.loads(done.stdout)["prompt"] == "é"
+    assert ingle("run", endless, "x", "--max-tokens", "2").stdout == "aa\n"
+
+
+def test_a_prompt_that_takes_long_shows_a_bar(endless: Path) -> None:
+    words = ("--context", "10000", "--backend", "reference", "--max-tokens", "2")
+    with Terminal("run", endless, "b" * 3_500, *words) as terminal:
+        assert terminal.wait() == 0
+        assert "Reading" in terminal.seen
+        assert terminal.seen.rstrip().endswith("aa")
+
+
 def test_verbose_tells_the_numbers_on_stderr(toy: Path) -> None:
     done = ingle("run", toy, "hello", *SHORT, "--verbose")
     for word in ("TTFT", "ITL", "p99", "tokens/s", "peak memory", "prefill", "decode", str(toy)):
