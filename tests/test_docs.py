@@ -56,7 +56,6 @@ def readme_commands() -> list[str]:
 def test_readme_commands_run(command: str, tmp_path: Path) -> None:
     """Each command as written, in a folder where model.gguf is the bundled model and HF_DIR a tiny checkpoint."""
     import toys
-
     from ingle.engine.model import bundled_model
 
     (tmp_path / "model.gguf").symlink_to(bundled_model())
@@ -68,7 +67,12 @@ def test_readme_commands_run(command: str, tmp_path: Path) -> None:
     assert "ingle" in words
     script = command.replace("ingle ", f"{shlex.quote(sys.executable)} -m ingle ", 1).split("  #")[0]
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", script], cwd=tmp_path, input="hello\n", capture_output=True, text=True, timeout=120
+        ["bash", "-o", "pipefail", "-c", script],
+        cwd=tmp_path,
+        input="hello\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
@@ -78,7 +82,8 @@ def test_readme_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
     out = capsys.readouterr().out
-    assert "tokens/s" in out and len(out) > 100
+    assert "tokens/s" in out
+    assert len(out) > 100
 
 
 def test_readme_lists_every_family() -> None:

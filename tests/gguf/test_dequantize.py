@@ -6,8 +6,8 @@ import gguf.quants
 import numpy as np
 import numpy.typing as npt
 import pytest
-
 from gguf import GGMLQuantizationType
+
 from ingle.errors import UsageError
 from ingle.gguf.dequantize import dequantize, has_nonfinite_scales
 from ingle.gguf.types import UNSUPPORTED_TYPES, TensorType

@@ -9,8 +9,8 @@ import gguf.quants
 import numpy as np
 import numpy.typing as npt
 import pytest
-
 from gguf import GGMLQuantizationType
+
 from ingle.errors import BackendError, UnsupportedError, UsageError
 from ingle.gguf import QUANTIZABLE_TYPES, TensorType, dequantize, quantize
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
-import gguf
 from gguf_bytes import ARRAY, F32, STRING, UINT16, Tensor, file, pair, sound, string, strings, u64
 from ingle.errors import GGUFError, UsageError
 from ingle.gguf import GGUFFile, Metadata, TensorType, ValueType, open_gguf

@@ -14,10 +14,10 @@ import tracemalloc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
-import gguf
 from gguf_bytes import sound
 from ingle.errors import ModelFileError, UsageError
 from ingle.gguf import Metadata, TensorToWrite, TensorType, TypedValue, ValueType, open_gguf, write_gguf

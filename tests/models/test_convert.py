@@ -19,7 +19,7 @@ from ingle.gguf import TensorType, ValueType, open_gguf
 from ingle.models.checkpoint import open_checkpoint
 from ingle.models.convert import convert
 from ingle.models.source import open_source
-from models.toys import CONFIG, MIXTRAL, llama_arrays, mixtral_arrays, save
+from models.checkpoints_on_disk import CONFIG, MIXTRAL, llama_arrays, mixtral_arrays, save
 
 SQUARE = CONFIG | {"hidden_size": 256, "intermediate_size": 512, "vocab_size": 96}
 #: the root mean square error of a tensor's weights, relative to theirs

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ingle.models.checkpoint import open_checkpoint
 from ingle.models.memory import footprint
-from models.toys import CONFIG, MIXTRAL, llama_arrays, mixtral_arrays, save
+from models.checkpoints_on_disk import CONFIG, MIXTRAL, llama_arrays, mixtral_arrays, save
 
 
 def test_footprint_of_a_small_llama(tmp_path: Path) -> None:

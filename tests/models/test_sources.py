@@ -18,7 +18,7 @@ from ingle.models.checkpoint import Checkpoint, open_checkpoint
 from ingle.models.convert import convert
 from ingle.models.families import FAMILIES
 from ingle.models.source import open_source
-from models.toys import CONFIG, Arrays, llama_arrays, save
+from models.checkpoints_on_disk import CONFIG, Arrays, llama_arrays, save
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 
