@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import toys
 from cli.processes import INGLE, PATIENCE_S, Terminal, ingle
 from ingle.cli import cli
 from ingle.cli.report import quantile
@@ -225,8 +226,15 @@ def test_on_a_terminal_the_prompt_is_shown_and_control_characters_are_not(plain:
         assert "the cat ]0;title" in terminal.seen
         assert "\x1b]0" not in terminal.raw
         assert "\x1b[2m" in terminal.raw
-    with Terminal("run", plain, "the cat", "--max-tokens", "600", "--top-k", "0") as terminal:
-        assert terminal.wait() == 0
+
+
+def test_on_a_terminal_a_continued_prompt_is_shown_and_a_question_is_not(toy: Path, tmp_path: Path) -> None:
+    story = toys.toy_gguf(tmp_path / "story.gguf", template="{% for m in messages %}{{ m.content }}{% endfor %}")
+    for model, shown in ((story, True), (toy, False)):
+        with Terminal("run", model, "the cat", *SHORT) as terminal:
+            assert terminal.wait() == 0
+            assert terminal.seen.startswith("the cat") == shown
+        assert not ingle("run", model, "the cat", *SHORT).stdout.startswith("the cat")
 
 
 def test_a_cut_nobody_asked_for_is_told(endless: Path) -> None:

@@ -184,7 +184,8 @@ def _answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any
     with ExitStack() as reading:
         sampling = {**sampling, "on_prefill": reading.enter_context(loading_bar("Reading"))}
         answer = model.generate(prompt, **sampling) if raw else model.chat(options["system"]).send(prompt, **sampling)
-        if raw and writer is not None:
+        # Without a template, or with one that only continues, question and answer are one text.
+        if writer is not None and model.tokenizer.decode(answer.prompt_tokens).endswith(prompt):
             writer.echo(prompt)
         try:
             with answer:
