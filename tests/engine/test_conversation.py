@@ -79,7 +79,10 @@ def test_the_answer_stays_as_it_was_sampled(toy: Path) -> None:
     n = len(prompts[0])
     assert prompts[1][: n + 4] == [*prompts[0], *spelled, END]
     assert second[-1].stats.cached_tokens == n + 3
-    assert [message["content"] for message in chat.history] == ["a", "the", "b", "the"]
+    third = list(chat.send("c"))
+    assert prompts[2][: len(prompts[1]) + 4] == [*prompts[1], *spelled, END]
+    assert third[-1].stats.cached_tokens == len(prompts[1]) + 3
+    assert [message["content"] for message in chat.history] == ["a", "the", "b", "the", "c", "the"]
 
 
 def test_a_template_that_trims_keeps_the_sampled_tokens(tmp_path: Path) -> None:
@@ -178,6 +181,16 @@ def test_an_answer_that_was_stopped_is_continued_by_its_text(toy: Path) -> None:
     answer = chat.send("y")
     assert "assistant\nab<|im_end|>" in tokenizer_of(toy).decode(answer.prompt_tokens)
     assert text_of(list(answer)) == "two"
+
+
+def test_what_was_held_back_when_an_answer_was_cut_is_no_part_of_it(toy: Path) -> None:
+    chat, _ = chat_with(toy, ["abX", "two"], stop=["XY"])
+    answer = chat.send("x")
+    assert [next(answer).text for _ in range(3)] == ["a", "b", ""]
+    answer.close()
+    assert chat.history[-1]["content"] == "ab"
+    following = chat.send("y")
+    assert "assistant\nab<|im_end|>" in tokenizer_of(toy).decode(following.prompt_tokens)
 
 
 def test_one_answer_at_a_time(toy: Path) -> None:

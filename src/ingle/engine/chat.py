@@ -80,50 +80,54 @@ class Chat:
         stop = merged.get("stop", ())
         merged["stop"] = [*([stop] if isinstance(stop, str) else stop), *model.template.stops]
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        prompt = self._prompt([*system, *turns])
+        encoded: list[int] = model.template.encode_chat([*system, *turns])
+        prompt = self._as_sampled([*system, *turns], encoded)
 
         def on_end(answer: Answer) -> None:
             if not answer.token_ids and answer.finish_reason is None:
                 return
             self._turns = [*turns, {"role": "assistant", "content": answer.text}]
-            # After a stop string the tokens say more than the text does: they are no part of the conversation.
-            exact = answer.finish_reason != "stop"
-            self._said = _Said([*system, *self._turns], prompt, list(answer.token_ids)) if exact else None
+            # Where a stop string or an interruption cut text off, the tokens say more than the conversation has.
+            exact = model.tokenizer.decode(answer.token_ids, skip_special=True) == answer.text
+            said = _Said([*system, *self._turns], encoded, prompt, list(answer.token_ids))
+            self._said = said if exact else None
 
         generation = model._start(prompt, merged, began, on_end=on_end)
         self._answering = weakref.ref(generation)
         self._n_sent += 1
         return generation
 
-    def _prompt(self, messages: list[Message]) -> list[int]:
-        """The tokens of a conversation up to where the next answer begins.
+    def _as_sampled(self, messages: list[Message], encoded: list[int]) -> list[int]:
+        """The tokens of a conversation up to where the next answer begins; `encoded` are those that its text gives.
 
-        Rendering an earlier answer and encoding it anew seldom gives other tokens than were sampled, but it may. Then
-        the sampled ones stand, if the rest of the conversation is as it was: they are what the model said.
+        Encoding an earlier answer anew seldom gives other tokens than were sampled, but it may. Then the sampled ones
+        stand, if the template writes the rest of the conversation as before: they are what the model said.
         """
-        encode = self.model.template.encode_chat
-        tokens: list[int] = encode(messages)
         said = self._said
         if said is None or messages[: len(said.messages)] != said.messages:
-            return tokens
-        n_prompt = len(said.prompt)
-        if tokens[:n_prompt] != said.prompt:
-            return tokens
+            return encoded
+        n_prompt = len(said.encoded)
+        if encoded[:n_prompt] != said.encoded:
+            return encoded
         # What follows the answer is what two conversations have in common that differ in the end of the answer.
         answer = said.messages[-1]["content"]
         other = [dict(message) for message in messages]
         other[len(said.messages) - 1]["content"] = "b" if answer.endswith("a") else "a"
-        end = len(tokens) - _common_suffix(tokens, encode(other))
-        if end < n_prompt or self.model.tokenizer.decode(tokens[n_prompt:end]).strip() != answer.strip():
-            return tokens
-        return [*said.prompt, *said.answer, *tokens[end:]]
+        end = len(encoded) - _common_suffix(encoded, self.model.template.encode_chat(other))
+        if end < n_prompt or self.model.tokenizer.decode(encoded[n_prompt:end]).strip() != answer.strip():
+            return encoded
+        return [*said.prompt, *said.answer, *encoded[end:]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """The last turn: all messages with its answer, the prompt it answered, and the answer's tokens as sampled."""
+    """The last turn: all messages with its answer, the prompt it answered, and the answer's tokens as sampled.
+
+    encoded: the tokens that the prompt's text gives; `prompt` has earlier answers as they were sampled.
+    """
 
     messages: list[Message]
+    encoded: list[int]
     prompt: list[int]
     answer: list[int]
 
