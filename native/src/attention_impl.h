@@ -72,35 +72,43 @@ struct Running {
 
 // Scores of one page become weights, in place; `out` [n_out] is the sum so far and shrinks when a larger score comes.
 // The query sees positions [first, last) of the page; it stands itself at `own` (all relative to the page).
-INGLE_INLINE void weigh(const AttentionTile& tile, float slope, int64_t first, int64_t last, int64_t own, float* scores,
+template <bool kPlain>  // no bias, no cap, and the whole page is seen
+INGLE_INLINE void weigh(const AttentionTile& tile, float slope, int64_t first, int64_t own, float* scores,
                         Running& running, float* out, int64_t n_out) {
   constexpr int kSteps = kPage / kWidth;
   constexpr float kNever = -3e38f;
-  const vi low = static_cast<int32_t>(first) - vi{}, high = static_cast<int32_t>(last) - vi{};
-  vi lane{};
-  for (int i = 0; i < kWidth; ++i) lane[i] = i;
-  vf largest = all(kNever);
-  for (int i = 0; i < kSteps; ++i) {
-    const vi at = lane + i * kWidth;
-    vf s = load(scores + i * kWidth);
-    if (slope != 0) s += __builtin_convertvector(at - static_cast<int32_t>(own), vf) * slope;
-    if (tile.softcap > 0) s = tanh(s / tile.softcap) * tile.softcap;
-    s = ((at >= low) & (at < high)) ? s : all(kNever);
-    largest = max(largest, s);
-    store(scores + i * kWidth, s);
+  vf s[kSteps];
+#pragma GCC unroll 16
+  for (int i = 0; i < kSteps; ++i) s[i] = load(scores + i * kWidth);
+  if constexpr (!kPlain) {
+    const vi low = static_cast<int32_t>(first) - vi{}, high = static_cast<int32_t>(own) - vi{};
+    vi at{};
+    for (int i = 0; i < kWidth; ++i) at[i] = i;
+#pragma GCC unroll 16
+    for (int i = 0; i < kSteps; ++i, at += kWidth) {
+      if (slope != 0) s[i] += __builtin_convertvector(at - high, vf) * slope;
+      if (tile.softcap > 0) s[i] = tanh(s[i] / tile.softcap) * tile.softcap;
+      s[i] = select((at >= low) & (at <= high), s[i], all(kNever));
+    }
   }
-  const float new_max = max(running.max, max(largest));
-  const float shrink = exp(all(running.max - new_max))[0];
-  vf total{};
-  for (int i = 0; i < kSteps; ++i) {
-    const vf weight = exp(load(scores + i * kWidth) - new_max);
-    total += weight;
-    store(scores + i * kWidth, weight);
-  }
-  running.max = new_max;
-  running.total = running.total * shrink + sum(total);
-  if (shrink != 1)
+  vf largest = s[0];
+#pragma GCC unroll 16
+  for (int i = 1; i < kSteps; ++i) largest = max(largest, s[i]);
+  const float page_max = max(largest);
+  if (page_max > running.max) {
+    const float shrink = exp_up_to_88(all(running.max - page_max))[0];
+    running.max = page_max;
+    running.total *= shrink;
     for (int64_t i = 0; i < n_out; i += kWidth) store(out + i, load(out + i) * shrink);
+  }
+  vf total{};
+#pragma GCC unroll 16
+  for (int i = 0; i < kSteps; ++i) {
+    s[i] = exp_up_to_88(s[i] - running.max);
+    total += s[i];
+    store(scores + i * kWidth, s[i]);
+  }
+  running.total += sum(total);
 }
 
 // Numbers for several queries are converted once; one to four queries convert as they read.
@@ -141,10 +149,13 @@ static void attend_as(const AttentionTile& tile) {
       const int64_t own = tile.position + i / tile.n_heads - base;
       const int64_t first = tile.window > 0 ? own - tile.window + 1 : 0;
       const float slope = tile.slopes ? tile.slopes[i % tile.n_heads] : 0;
+      float* page_scores = scores + i * kPage;
       if (own < 0 || first >= kPage)  // sees nothing of this page
-        for (int j = 0; j < kPage; ++j) scores[i * kPage + j] = 0;
+        for (int j = 0; j < kPage; ++j) page_scores[j] = 0;
+      else if (first <= 0 && own >= kPage - 1 && slope == 0 && tile.softcap <= 0)
+        weigh<true>(tile, slope, first, own, page_scores, running[i], out + i * n_out, n_out);
       else
-        weigh(tile, slope, first, own + 1, own, scores + i * kPage, running[i], out + i * n_out, n_out);
+        weigh<false>(tile, slope, first, own, page_scores, running[i], out + i * n_out, n_out);
     }
     if (direct)
       product(scores, kPage, values, n_out, out, n_out, n_queries, n_positions, n_out, true);
@@ -170,8 +181,17 @@ INGLE_INLINE void store_as(const float* k, const float* v, T* keys, T* values, i
   const int64_t page = position / kPage, within = position % kPage, padded = padded_dim(dim);
   T* key = keys + page * dim * kPage + within;
   T* value = values + (page * kPage + within) * padded;
-  for (int64_t d = 0; d < dim; ++d) convert(k[d], key + d * kPage);
-  for (int64_t d = 0; d < dim; ++d) convert(v[d], value + d);
+  int64_t d = 0;
+  for (; d + kWidth <= dim; d += kWidth) {
+    T lanes[kWidth];
+    store(lanes, load(k + d));
+    for (int i = 0; i < kWidth; ++i) key[(d + i) * kPage] = lanes[i];
+    store(value + d, load(v + d));
+  }
+  for (; d < dim; ++d) {
+    convert(k[d], key + d * kPage);
+    convert(v[d], value + d);
+  }
 }
 
 static void store_position(KVType type, const float* k, const float* v, void* keys, void* values, int64_t position,

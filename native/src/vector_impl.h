@@ -91,13 +91,25 @@ static void activate(Activation kind, float* x, const float* up, int64_t n) {
 }
 
 static void rotate(float* head, const float* cosines, const float* sines, int64_t n_pairs, bool half) {
-  const int64_t step = half ? 1 : 2, second = half ? n_pairs : 1;
-  for (int64_t i = 0; i < n_pairs; ++i) {
-    float& a = head[i * step];
-    float& b = head[i * step + second];
-    const float turned = a * cosines[i] - b * sines[i];
-    b = b * cosines[i] + a * sines[i];
-    a = turned;
+  if (!half) {
+    for (int64_t i = 0; i < n_pairs; ++i) {
+      const float a = head[2 * i], b = head[2 * i + 1];
+      head[2 * i] = a * cosines[i] - b * sines[i];
+      head[2 * i + 1] = b * cosines[i] + a * sines[i];
+    }
+    return;
+  }
+  float* second = head + n_pairs;
+  int64_t i = 0;
+  for (; i + kWidth <= n_pairs; i += kWidth) {
+    const vf a = load(head + i), b = load(second + i), c = load(cosines + i), s = load(sines + i);
+    store(head + i, a * c - b * s);
+    store(second + i, b * c + a * s);
+  }
+  for (; i < n_pairs; ++i) {
+    const float a = head[i], b = second[i];
+    head[i] = a * cosines[i] - b * sines[i];
+    second[i] = b * cosines[i] + a * sines[i];
   }
 }
 

@@ -33,26 +33,47 @@ INGLE_INLINE vf load(const float* p) {
 }
 INGLE_INLINE void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
 INGLE_INLINE vf all(float x) { return x - vf{}; }
-INGLE_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
+INGLE_INLINE vf select(vi mask, vf yes, vf no) { return mask ? yes : no; }
 INGLE_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
+// Where one of the two is NaN: b.
+INGLE_INLINE vf max(vf a, vf b) {
+#if defined(__AVX512F__)  // the compiler makes two instructions of the plain form; masked as in load below
+  return reinterpret_cast<vf>(_mm512_maskz_max_ps(0xffff, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<vf>(_mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+#else
+  return a > b ? a : b;
+#endif
+}
 INGLE_INLINE float max(float a, float b) { return a > b ? a : b; }
 INGLE_INLINE float min(float a, float b) { return a < b ? a : b; }
 INGLE_INLINE vf abs(vf x) { return reinterpret_cast<vf>(reinterpret_cast<vi>(x) & 0x7fffffff); }
 
 // Over the lanes, by halves.
-INGLE_INLINE float sum(vf v) {
-  float lanes[kWidth];
-  store(lanes, v);
-  for (int n = kWidth / 2; n > 0; n /= 2)
-    for (int i = 0; i < n; ++i) lanes[i] += lanes[i + n];
-  return lanes[0];
+template <int...>
+struct Lanes {};
+#if defined(__AVX512F__)
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+#elif defined(__AVX2__)
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7>;
+#else
+using AllLanes = Lanes<0, 1, 2, 3>;
+#endif
+template <int kDistance, int... I>
+INGLE_INLINE vf crossed(vf v, Lanes<I...>) {
+  return __builtin_shufflevector(v, v, (I ^ kDistance)...);
 }
+template <int kDistance = kWidth / 2>
+INGLE_INLINE float sum(vf v) {
+  v += crossed<kDistance>(v, AllLanes{});
+  if constexpr (kDistance > 1) return sum<kDistance / 2>(v);
+  return v[0];
+}
+template <int kDistance = kWidth / 2>
 INGLE_INLINE float max(vf v) {
-  float lanes[kWidth];
-  store(lanes, v);
-  for (int n = kWidth / 2; n > 0; n /= 2)
-    for (int i = 0; i < n; ++i) lanes[i] = max(lanes[i], lanes[i + n]);
-  return lanes[0];
+  v = max(v, crossed<kDistance>(v, AllLanes{}));
+  if constexpr (kDistance > 1) return max<kDistance / 2>(v);
+  return v[0];
 }
 
 // IEEE half precision as its bits.
@@ -128,10 +149,22 @@ INGLE_INLINE vf load(const f16* p) {
 #endif
 }
 
-// e^x to 2e-7 relative; 0 below -87.3 (where the true value leaves the normal floats), e^88.3 above 88.3, NaN of NaN.
-// x = n ln2 + r with |r| <= ln2/2, a Taylor polynomial in r, and n added to the exponent bits.
-INGLE_INLINE vf exp(vf x) {
-  const vf in = min(max(x, all(-87.3f)), all(88.3f));
+INGLE_INLINE void store(f16* p, vf v) {
+  v = max(select(v > all(65504.0f), all(65504.0f), v), all(-65504.0f));
+#if defined(__AVX512F__)
+  const __m256i half = _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(v), 0);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half);
+#elif defined(__F16C__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(reinterpret_cast<__m256>(v), 0));
+#else
+  for (int i = 0; i < kWidth; ++i) convert(v[i], p + i);
+#endif
+}
+
+// e^x to 2e-7 relative; 0 below -87.3 (where the true value leaves the normal floats), e^88 above 88, NaN of NaN.
+// x = n ln2 + r with |r| <= ln2/2, a Taylor polynomial in r, and 2^n made of exponent bits.
+INGLE_INLINE vf exp_up_to_88(vf x) {
+  const vf in = max(all(-87.3f), x);
   const vf shifted = in * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the low bits of the sum are the nearest integer
   const vf n = shifted - 12582912.0f;
   const vf r = (in - n * 0.693145752f) - n * 1.42860677e-6f;
@@ -141,17 +174,16 @@ INGLE_INLINE vf exp(vf x) {
   y = y * r + 0.5f;
   y = y * r + 1.0f;
   y = y * r + 1.0f;
-  const vi exponent = (reinterpret_cast<vi>(shifted) - 0x4b400000) << 23;
-  y = reinterpret_cast<vf>(reinterpret_cast<vi>(y) + exponent);
-  y = x < all(-87.3f) ? vf{} : y;
-  return x == x ? y : x;
+  const vi power = (reinterpret_cast<vi>(shifted) - (0x4b400000 - 127)) << 23;
+  return select(x < all(-87.3f), vf{}, y * reinterpret_cast<vf>(power));
 }
+INGLE_INLINE vf exp(vf x) { return exp_up_to_88(select(x > all(88.0f), all(88.0f), x)); }
 
 // The same in double, to 1e-15; 0 below -700, NaN of NaN.
 INGLE_INLINE vd exp(vd x) {
   const vd low = -700.0 - vd{}, high = 700.0 - vd{};
-  vd in = x > low ? x : low;
-  in = in < high ? in : high;
+  vd in = x < low ? low : x;
+  in = in > high ? high : in;
   const vd shifted = in * 1.4426950408889634 + 0x1.8p52;
   const vd n = shifted - 0x1.8p52;
   const vd r = (in - n * 0x1.62e42fefp-1) - n * 0x1.473de6af278edp-34;
@@ -167,10 +199,9 @@ INGLE_INLINE vd exp(vd x) {
   y = y * r + 0.5;
   y = y * r + 1.0;
   y = y * r + 1.0;
-  const vl exponent = (reinterpret_cast<vl>(shifted) - 0x4338000000000000) << 52;
-  y = reinterpret_cast<vd>(reinterpret_cast<vl>(y) + exponent);
-  y = x < low ? vd{} : y;
-  return x == x ? y : x;
+  const vl power = (reinterpret_cast<vl>(shifted) - (0x4338000000000000 - 1023)) << 52;
+  y = y * reinterpret_cast<vd>(power);
+  return x < low ? vd{} : y;
 }
 
 // tanh: its Taylor series where the quotient of exponentials would cancel.
@@ -180,7 +211,7 @@ INGLE_INLINE vf tanh(vf x) {
   const vf large = (1.0f - e) / (1.0f + e);
   const vf series =
       x + x * z * (-1.0f / 3 + z * (2.0f / 15 + z * (-17.0f / 315 + z * (62.0f / 2835 + z * (-1382.0f / 155925)))));
-  return a < all(0.3f) ? series : x < vf{} ? -large : large;
+  return select(a < all(0.3f), series, select(x < vf{}, -large, large));
 }
 
 // The normal distribution function. erfc(z) e^(z^2) is t P(t) with t = 1 / (1 + 0.35 z): P is a least-squares fit of
@@ -198,7 +229,7 @@ INGLE_INLINE vf normal_cdf(vf x) {
   p = p * t + 0.197138412f;
   p = p * t + 0.197483775f;
   const vf tail = p * t * exp(-z * z) * 0.5f;
-  return x < vf{} ? tail : 1.0f - tail;
+  return select(x < vf{}, tail, 1.0f - tail);
 }
 
 }  // namespace ingle::INGLE_VECTOR_NAMESPACE

@@ -18,7 +18,7 @@ constexpr int64_t kDimPad = 16;
 constexpr int64_t padded_dim(int64_t head_dim) { return (head_dim + kDimPad - 1) / kDimPad * kDimPad; }
 
 // A tile of attention: consecutive rows of one slot, times some query heads that share one key/value head.
-constexpr int64_t kTileQueries = 32;
+constexpr int64_t kTileQueries = 64;
 struct AttentionTile {
   const float* q;        // query of row r, head h at q[r * q_stride + h * D]; already normed and rotated
   float* out;            // the same layout

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from backends.decoders import (
     HALF,
     INTERLEAVED,
@@ -21,9 +24,6 @@ from backends.decoders import (
     rms_error,
     spec_of,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from ingle.backends import open_backend
 from ingle.backends.base import Rows
 from ingle.backends.reference import ReferenceBackend
