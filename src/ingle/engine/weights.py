@@ -58,6 +58,7 @@ class Resident:
         def loaded(block: Any) -> Any:
             nonlocal done
             done += 1
+            checkpoint.source.release()  # the backend has it now
             if on_block is not None:
                 on_block(done, total)
             return block

@@ -9,6 +9,7 @@ itself only ever replaces files whole.
 
 from __future__ import annotations
 
+import mmap as mmap_module
 import os
 import re
 import stat
@@ -26,7 +27,7 @@ from ingle.gguf.header import Header, read_header
 from ingle.gguf.metadata import Metadata, printable
 from ingle.gguf.types import TensorType
 
-__all__ = ["GGUFFile", "TensorInfo", "open_gguf"]
+__all__ = ["GGUFFile", "TensorInfo", "open_gguf", "release_pages"]
 
 _PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
@@ -55,14 +56,19 @@ class GGUFFile:
     """
 
     def __init__(
-        self, paths: tuple[Path, ...], metadata: Metadata, tensors: Mapping[str, TensorInfo], n_bytes: int
+        self,
+        paths: tuple[Path, ...],
+        metadata: Metadata,
+        tensors: Mapping[str, TensorInfo],
+        maps: tuple[mmap, ...],
     ) -> None:
         #: the file, or its parts in order
         self.paths = paths
         #: the key-value pairs, without those that number the parts of a split file
         self.metadata = metadata
         #: bytes of all parts together
-        self.n_bytes = n_bytes
+        self.n_bytes = sum(len(part) for part in maps)
+        self._maps = maps
         self._tensors: Mapping[str, TensorInfo] | None = MappingProxyType(dict(tensors))
 
     @property
@@ -72,9 +78,15 @@ class GGUFFile:
             raise UsageError(f"{self.paths[0]} was closed: open it again to read its tensors")
         return self._tensors
 
+    def release(self) -> None:
+        """Give the pages read so far back to the system; they stay in its cache, and reading them again is allowed."""
+        for part in self._maps:
+            release_pages(part)
+
     def close(self) -> None:
         """Let go of the tensors; a second call does nothing."""
         self._tensors = None
+        self._maps = ()
 
     def __enter__(self) -> GGUFFile:
         return self
@@ -161,8 +173,14 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
             "parts of one model again"
         )
     metadata = first.header.metadata.updated({}, remove=_SPLIT_KEYS)
-    n_bytes = sum(len(part.buffer) for part in parts)
-    return GGUFFile(tuple(part.path for part in parts), metadata, tensors, n_bytes)
+    return GGUFFile(tuple(p.path for p in parts), metadata, tensors, tuple(p.buffer for p in parts))
+
+
+def release_pages(mapped: mmap) -> None:
+    """Take a read-only map's pages out of this process's memory, where the system has a way to say so."""
+    option = getattr(mmap_module, "MADV_DONTNEED", None)
+    if option is not None:
+        mapped.madvise(option)
 
 
 def _stem(first: _Part) -> str:

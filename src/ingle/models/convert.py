@@ -147,6 +147,7 @@ def _chunks(
     finally:
         for future in pending:
             future.cancel()
+        source.release()
 
 
 def _slab(rows: Tensor, start: int, stop: int, kind: TensorType) -> NDArray[np.uint8]:

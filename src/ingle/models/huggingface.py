@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ingle.errors import CheckpointError, UnsupportedError
-from ingle.gguf import Metadata, TensorType
+from ingle.gguf import Metadata, TensorType, release_pages
 from ingle.models.config import Config
 from ingle.models.families import Family, family_of_config
 from ingle.models.recipes import Array, Recipe, copy
@@ -74,6 +74,10 @@ class HuggingFaceSource:
         layer, _, part = rest.partition(".")
         module = self._modules.get(f"{head}.{{i}}.{part}" if head == "blk" else stem)
         return f"{module.format(i=layer)}.{suffix}" if module else name
+
+    def release(self) -> None:
+        for mapped in {id(tensor.map): tensor.map for tensor in self._files.values()}.values():
+            release_pages(mapped)
 
     def close(self) -> None:
         self._files = {}

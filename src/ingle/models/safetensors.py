@@ -37,6 +37,7 @@ class RawTensor:
     shape: tuple[int, ...]
     type: TensorType
     data: NDArray[np.uint8]
+    map: mmap.mmap
 
 
 class SafetensorsFile:
@@ -86,7 +87,7 @@ class SafetensorsFile:
             )
         if stop > len(self._bytes):
             raise self._damaged(f"tensor {name} ends at byte {stop} of a file that has {len(self._bytes)}")
-        return RawTensor(name, shape, kind, self._bytes[start:stop])
+        return RawTensor(name, shape, kind, self._bytes[start:stop], self._map)
 
     def _damaged(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self.path} is incomplete or damaged: {what}; download it again.")

@@ -67,6 +67,10 @@ class Source(Protocol):
         """What a GGUF tensor name is called in the files, for messages."""
         ...
 
+    def release(self) -> None:
+        """Give mapped pages that were read back to the system, so that memory holds a model once and not twice."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -90,6 +94,9 @@ class GGUFSource:
 
     def origin(self, name: str) -> str:
         return name
+
+    def release(self) -> None:
+        self._file.release()
 
     def close(self) -> None:
         self._file.close()
