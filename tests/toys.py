@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ingle.backends.base import KVType, Rows, check_rows
 from ingle.engine.comm import Alone
+from ingle.engine.generate import chunk_rows
 from ingle.engine.model import Model
 from ingle.engine.runner import Runner
 from ingle.engine.slots import Slots
@@ -197,7 +198,9 @@ def scripted_model(
     runner = Runner(checkpoint.spec, backend, Resident(checkpoint, backend), Alone(), cache)
     tokenizer = Tokenizer.from_metadata(checkpoint.source.metadata)
     template = ChatTemplate.from_metadata(checkpoint.source.metadata, tokenizer)
-    return Model(checkpoint, tokenizer, template, runner, Slots(cache, runner.lock)), backend
+    return Model(
+        checkpoint, tokenizer, template, runner, Slots(cache, runner.lock, chunk_rows(checkpoint.spec))
+    ), backend
 
 
 def answers(tokenizer: Tokenizer, texts: Sequence[str], end: int) -> Callable[[list[int]], int]:

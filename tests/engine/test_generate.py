@@ -70,6 +70,22 @@ def test_what_is_known_is_not_computed_again(toy: Path) -> None:
     assert third[0].stats.cached_tokens == 49
 
 
+def test_with_a_seed_whole_chunks_are_used_again(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 30)
+    model, backend = toys.scripted_model(toy, SCRIPT)
+    fresh = list(model.generate(LONG, max_tokens=3, seed=0))
+    calls = [len(rows) for rows in backend.calls]
+    backend.calls.clear()
+    again = list(model.generate(LONG, max_tokens=3, seed=0))
+    assert again[-1].stats.cached_tokens == 90
+    assert [len(rows) for rows in backend.calls] == calls[3:]
+    assert ids(again) == ids(fresh) == expected(LONG, 3)
+    # Positions that were not computed in the chunks of a fresh prompt do not count.
+    list(model.generate(LONG[:15]))
+    list(model.generate(LONG, max_tokens=1))
+    assert next(model.generate(LONG, max_tokens=1, seed=0)).stats.cached_tokens == 0
+
+
 def test_interleaved_answers_keep_apart(toy: Path) -> None:
     model, _ = toys.scripted_model(toy, SCRIPT, n_slots=3)
     prompts = [LONG, [*LONG[:60], 7], LONG[:30]]

@@ -14,7 +14,7 @@ from ingle.errors import BackendError
 
 def slots_of(n_slots: int) -> tuple[Slots, toys.ScriptedCache]:
     cache = toys.ScriptedCache(n_slots, 64)
-    return Slots(cache, RLock()), cache
+    return Slots(cache, RLock(), 2), cache
 
 
 def fill(slots: Slots, prompt: list[int]) -> tuple[int, int]:
@@ -52,8 +52,24 @@ def test_the_last_token_is_always_computed() -> None:
 def test_without_reuse_a_slot_begins_empty() -> None:
     slots, _ = slots_of(1)
     fill(slots, [1, 2, 3])
-    with slots.lend([1, 2, 3, 4], reuse=False) as slot:
+    with slots.lend([1, 2, 3, 4], "none") as slot:
         assert slot.tokens == []
+
+
+def test_exact_reuse_is_of_whole_chunks_that_were_computed_as_such() -> None:
+    slots, cache = slots_of(2)
+    with slots.lend([1, 2, 3, 4, 5]) as slot:
+        slot.tokens.extend([1, 2, 3, 4, 5])
+        slot.n_exact = 4
+    for prompt, n in (([1, 2, 3, 4, 5, 6], 4), ([1, 2, 3, 4], 2), ([1, 2, 3, 9], 2)):
+        with slots.lend(prompt, "exact") as slot:
+            assert (slot.index, slot.tokens, slot.n_exact) == (0, prompt[:n], n)
+    with slots.lend(list(range(20))) as slot:
+        slot.tokens.extend(range(20))
+        slot.n_exact = 8
+        with slots.lend([0, 1, 2, 3, 4, 99]) as other:
+            assert (len(other.tokens), other.n_exact) == (5, 4)
+        assert cache.copies == [(slot.index, other.index, 5)]
 
 
 def test_conversations_keep_their_slots() -> None:

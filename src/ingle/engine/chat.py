@@ -92,7 +92,9 @@ class Chat:
             said = _Said([*system, *self._turns], encoded, prompt, list(answer.token_ids))
             self._said = said if exact else None
 
-        generation = model._start(prompt, merged, began, on_end=on_end)
+        # A first answer with a seed is the same whatever the cache holds; later ones continue what the first began.
+        exact = seed is not None and len(turns) == 1
+        generation = model._start(prompt, merged, began, exact=exact, on_end=on_end)
         self._answering = weakref.ref(generation)
         self._n_sent += 1
         return generation

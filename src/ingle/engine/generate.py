@@ -44,6 +44,7 @@ class Request:
     max_tokens: None = as many as the context has room for. stop: strings the answer ends before. ignore_eos: go on
     where the model would end. on_prefill: told after each computed chunk of the prompt; what it raises ends the answer.
     continuation: the answer goes on in the prompt's text, so a space between the two belongs to it.
+    exact: the answer is to be the same whatever the cache holds; see `Slots`.
     on_end: called once when the answer has ended or was cut short, before its last token is given.
     """
 
@@ -54,6 +55,7 @@ class Request:
     ignore_eos: bool = False
     on_prefill: Progress | None = None
     continuation: bool = True
+    exact: bool = False
     on_end: Callable[[Answer], None] | None = None
 
     def check(self, spec: Spec, context: int) -> None:
@@ -149,8 +151,8 @@ def _generate(
     said = _Said()
     last = None
     try:
-        with slots.lend(request.prompt) as slot:
-            for token in _decode(runner, slot, tokenizer, request, sampler, meter):
+        with slots.lend(request.prompt, "exact" if request.exact else "all") as slot:
+            for token in _decode(runner, slot, slots.chunk, tokenizer, request, sampler, meter):
                 said.text.append(token.text)
                 said.finish_reason = token.finish_reason
                 if token.finish_reason != "eos":
@@ -168,7 +170,7 @@ def _generate(
 
 
 def _decode(
-    runner: Runner, slot: Slot, tokenizer: Tokenizer, request: Request, sampler: Sampler, meter: _Meter
+    runner: Runner, slot: Slot, chunk: int, tokenizer: Tokenizer, request: Request, sampler: Sampler, meter: _Meter
 ) -> Iterator[Token]:
     """The tokens of an answer, computed in a slot that holds a prefix of the prompt."""
     writer = _Writer(tokenizer, request)
@@ -177,7 +179,7 @@ def _decode(
     n_vocab = min(runner.spec.n_vocab, tokenizer.n_vocab)  # some matrices are padded with rows that are no tokens
     meter.stats = replace(meter.stats, cached_tokens=len(slot.tokens))
     resumed = perf_counter()
-    logits = _prefill(runner, slot, request, meter)
+    logits = _prefill(runner, slot, chunk, request, meter)
     if logits is None:
         return
     prefill_s = perf_counter() - resumed
@@ -238,18 +240,20 @@ def chunk_rows(spec: Spec) -> int:
     return min(CHUNK, max(64, int(CHUNK_OPERATIONS / (2 * weights)) // 64 * 64))
 
 
-def _prefill(runner: Runner, slot: Slot, request: Request, meter: _Meter) -> NDArray[np.float32] | None:
+def _prefill(runner: Runner, slot: Slot, chunk: int, request: Request, meter: _Meter) -> NDArray[np.float32] | None:
     """Compute what the slot does not hold of the prompt: its last logits [1, V], or None when it was cancelled."""
     prompt = request.prompt
     logits = None
-    n_rows = chunk_rows(runner.spec)
-    for start in range(len(slot.tokens), len(prompt), n_rows):
+    for start in range(len(slot.tokens), len(prompt), chunk):
         if meter.cancelled:
             return None
-        chunk = list(prompt[start : start + n_rows])
-        end = start + len(chunk)
-        logits = runner.forward(Rows.of_slot(slot.index, start, chunk), [len(chunk) - 1] if end == len(prompt) else [])
-        slot.tokens.extend(chunk)  # after the call: what was interrupted does not count as computed
+        tokens = list(prompt[start : start + chunk])
+        end = start + len(tokens)
+        wanted = [len(tokens) - 1] if end == len(prompt) else []
+        logits = runner.forward(Rows.of_slot(slot.index, start, tokens), wanted)
+        slot.tokens.extend(tokens)  # after the call: what was interrupted does not count as computed
+        if start == slot.n_exact and len(tokens) == chunk:
+            slot.n_exact = end
         if request.on_prefill is not None:
             request.on_prefill(end, len(prompt))
     return logits

@@ -1,4 +1,4 @@
-"""How much memory there is, how much a model needs, and how much this process has held."""
+"""How much memory a model needs, whether it is there, and how much this process has held."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from ingle.backends.machine import available_bytes
 from ingle.errors import MemoryLimitError
 from ingle.models.spec import Spec
 
-__all__ = ["Need", "available_bytes", "check", "need", "peak_bytes"]
+__all__ = ["Need", "check", "need", "peak_bytes"]
 
 MIB = 1 << 20
 
@@ -60,50 +61,14 @@ def _mib(n_bytes: int) -> str:
     return f"{n_bytes / MIB:,.1f} MiB"
 
 
-def available_bytes() -> int | None:
-    """Memory a new allocation can have without swapping, or None where the system does not say (Linux does)."""
-    found = [n for n in (_meminfo_available(), _cgroup_available()) if n is not None]
-    return min(found) if found else None
-
-
-def _meminfo_available() -> int | None:
-    for line in _read("/proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _cgroup_available() -> int | None:
-    """Room below this control group's limit (cgroup v2, as in containers); its page cache counts as room."""
-    group = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), None)
-    if group is None:
-        return None
-    folder = Path("/sys/fs/cgroup") / group.lstrip("/")
-    limit, used = _read(folder / "memory.max").strip(), _read(folder / "memory.current").strip()
-    if not limit.isdigit() or not used.isdigit():
-        return None
-    cached = next(
-        (
-            int(line.split()[1])
-            for line in _read(folder / "memory.stat").splitlines()
-            if line.startswith("inactive_file ")
-        ),
-        0,
-    )
-    return max(0, int(limit) - int(used) + cached)
-
-
-def _read(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
-
-
 def peak_bytes() -> int | None:
     """The most memory this process has held (resident set), or None where the system does not say."""
     # VmHWM and not getrusage: on Linux the latter begins with the peak of the parent process.
-    for line in _read("/proc/self/status").splitlines():
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        status = ""
+    for line in status.splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     if os.name != "posix":

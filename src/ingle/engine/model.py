@@ -109,14 +109,16 @@ class Model:
         """Continue a text (or token ids, taken as they are), without any chat template; see `Options`.
 
         Gives an iterator of `Token`s; max_tokens is 512 unless said otherwise. What the prompt has in common with an
-        earlier one is not computed again. Raises UsageError for options that cannot be, ContextError for a prompt that
+        earlier one is not computed again; with a seed, only whole chunks of it are used again, so that the answer is
+        the same whatever was asked before. Raises UsageError for options that cannot be, ContextError for a prompt that
         the context does not hold, BackendError when every slot is in use.
         """
         began = perf_counter()
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token_id) for token_id in prompt]
         options = {"max_tokens": 512, **options}
         continuation = any(not self.tokenizer.is_control(token_id) for token_id in ids)
-        return self._start(ids, options, began, continuation=continuation)
+        exact = options.get("seed") is not None
+        return self._start(ids, options, began, continuation=continuation, exact=exact)
 
     def chat(self, system: str | None = None, **options: Unpack[Options]) -> Chat:
         """A conversation, by the model's chat template; `options` hold for every answer. See `Chat`."""
@@ -132,6 +134,7 @@ class Model:
         began: float,
         *,
         continuation: bool = False,
+        exact: bool = False,
         on_end: Callable[[Answer], None] | None = None,
     ) -> Generation:
         runner, slots = self._open_parts()
@@ -145,6 +148,7 @@ class Model:
             on_prefill=sampling.pop("on_prefill", None),  # type: ignore[arg-type]
             params=SamplingParams(**sampling),  # type: ignore[arg-type]
             continuation=continuation,
+            exact=exact,
             on_end=on_end,
         )
         return Generation(runner, slots, self.tokenizer, request, began)
@@ -155,10 +159,9 @@ class Model:
         ids = [int(token_id) for token_id in token_ids]
         Request(ids).check(self._spec, self._context)
         parts = []
-        with slots.lend(ids, reuse=False) as slot:
-            n_rows = chunk_rows(self._spec)
-            for start in range(0, len(ids), n_rows):
-                chunk = ids[start : start + n_rows]
+        with slots.lend(ids, "none") as slot:
+            for start in range(0, len(ids), slots.chunk):
+                chunk = ids[start : start + slots.chunk]
                 parts.append(runner.forward(Rows.of_slot(slot.index, start, chunk), range(len(chunk))))
                 slot.tokens.extend(chunk)
         return np.concatenate(parts)
@@ -252,7 +255,7 @@ def _load(
     backend = open_backend(backend_name, spec, threads)
     cache = backend.new_cache(n_slots, context, kv_type)
     runner = Runner(spec, backend, Resident(checkpoint, backend, on_progress), Alone(), cache)
-    return Model(checkpoint, tokenizer, template, runner, Slots(cache, runner.lock))
+    return Model(checkpoint, tokenizer, template, runner, Slots(cache, runner.lock, chunk_rows(spec)))
 
 
 def context_of(checkpoint: Checkpoint, asked: int | None) -> int:

@@ -7,21 +7,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from threading import RLock
+from typing import Literal
 
 import numpy as np
 
 from ingle.backends.base import Cache
 from ingle.errors import BackendError
 
-__all__ = ["Slot", "Slots", "common_prefix"]
+__all__ = ["Reuse", "Slot", "Slots", "common_prefix"]
+
+Reuse = Literal["all", "exact", "none"]
 
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """One sequence's place in the cache. `tokens[i]` is the token whose keys and values stand at position i."""
+    """One sequence's place in the cache. `tokens[i]` is the token whose keys and values stand at position i.
+
+    n_exact: so many first positions were computed in whole chunks, by the calls that a new prompt is computed with.
+    """
 
     index: int
     tokens: list[int] = field(default_factory=list)
+    n_exact: int = 0
     busy: bool = False
     used: int = 0  # when it was last taken, in takings; 0 = never
 
@@ -31,12 +38,16 @@ class Slots:
 
     A returned slot keeps its tokens. The next sequence with the same beginning continues there (or takes a copy of the
     beginning, when the rest of the slot is worth keeping); the slot unused for longest makes way for anything else.
+
+    A backend may compute a row a little differently alone than among others (matrix tiles have other roundings). What
+    is to be repeated bit for bit may therefore use only what was computed by the same calls: reuse "exact".
     """
 
-    def __init__(self, cache: Cache, lock: RLock) -> None:
-        """`lock` guards the cache against the runner's calls."""
+    def __init__(self, cache: Cache, lock: RLock, chunk: int) -> None:
+        """`lock` guards the cache against the runner's calls. chunk: rows of a prompt that one call computes."""
         self._cache = cache
         self._lock = lock
+        self.chunk = chunk
         self._slots = [Slot(index) for index in range(cache.n_slots)]
         self._takings = count(1)
 
@@ -44,8 +55,8 @@ class Slots:
         return len(self._slots)
 
     @contextmanager
-    def lend(self, prompt: Sequence[int], reuse: bool = True) -> Iterator[Slot]:
-        """A free slot whose tokens are a true prefix of `prompt` (empty without `reuse`), until the end of the `with`.
+    def lend(self, prompt: Sequence[int], reuse: Reuse = "all") -> Iterator[Slot]:
+        """A free slot whose tokens are a true prefix of `prompt`, until the end of the `with`.
 
         At least the prompt's last token is never in it, so that there is a row whose logits can be asked for.
         Raises BackendError when every slot is lent.
@@ -57,7 +68,7 @@ class Slots:
         finally:
             slot.busy = False
 
-    def _take(self, prompt: Sequence[int], reuse: bool) -> Slot:
+    def _take(self, prompt: Sequence[int], reuse: Reuse) -> Slot:
         free = [slot for slot in self._slots if not slot.busy]
         if not free:
             n = len(self._slots)
@@ -67,7 +78,7 @@ class Slots:
                 f"model with n_slots={2 * n}."
             )
         oldest = min(free, key=lambda slot: (slot.used, slot.index))
-        known = {slot.index: common_prefix(slot.tokens, prompt[:-1]) if reuse else 0 for slot in self._slots}
+        known = {slot.index: self._known(slot, prompt, reuse) for slot in self._slots}
         best = max(self._slots, key=lambda slot: (known[slot.index], not slot.busy, -slot.index))
         n_known = known[best.index]
         # Continue in place where little is lost: the slot's tokens after the common beginning are overwritten.
@@ -79,10 +90,18 @@ class Slots:
             if n_known:
                 self._cache.copy(best.index, slot.index, n_known)
                 slot.tokens.extend(best.tokens[:n_known])
+        slot.n_exact = min(best.n_exact, n_known) // self.chunk * self.chunk
         del slot.tokens[n_known:]
         slot.busy = True
         slot.used = next(self._takings)
         return slot
+
+    def _known(self, slot: Slot, prompt: Sequence[int], reuse: Reuse) -> int:
+        """How many first positions of the slot the prompt can use; never its last token's."""
+        if reuse == "none":
+            return 0
+        n = common_prefix(slot.tokens, prompt[:-1])
+        return n if reuse == "all" else min(n, slot.n_exact) // self.chunk * self.chunk
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
