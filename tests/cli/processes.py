@@ -55,7 +55,8 @@ class Terminal:
 
     @property
     def seen(self) -> str:
-        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]", "", self.raw).replace("\r", "")
+        # A code that has not come to its end yet is left out too: positions in this text must stay what they are.
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|\x1b\[?[0-9;?]*$", "", self.raw).replace("\r", "")
 
     def expect(self, pattern: str, after: int = 0) -> int:
         """Wait until what was shown from `after` on matches; gives where the match ends."""
