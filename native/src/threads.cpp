@@ -22,8 +22,8 @@
 namespace ingle {
 namespace {
 
-constexpr int kSpins = 400;    // about 20 us of pauses before the first yield
-constexpr int kYields = 1000;  // then a millisecond or more of yields before a worker sleeps
+constexpr int kSpins = 60;     // one to three microseconds of pauses before the first yield
+constexpr int kYields = 2000;  // then about a millisecond of yields before a worker sleeps
 
 void pause() {
 #if defined(__x86_64__)
