@@ -128,8 +128,7 @@ void read_block(Kind kind, const uint8_t* block, Unit& unit) {
       std::memcpy(unit.sub_scales, block + 192, 16);
       unit.scale = half_at(208);
       break;
-    default:
-      break;  // floats have no units
+    default: break;  // floats have no units
   }
 }
 

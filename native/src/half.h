@@ -7,7 +7,8 @@
 namespace ingle {
 
 inline float half_to_float(uint16_t h) {
-  // Exponent and mantissa moved into place give the value times 2^-112 (subnormals too); a multiplication sets it right.
+  // Exponent and mantissa moved into place give the value times 2^-112 (subnormals too); a multiplication sets it
+  // right.
   const uint32_t sign = uint32_t(h & 0x8000) << 16;
   const float magnitude = std::bit_cast<float>(uint32_t(h & 0x7fff) << 13) * 0x1p112f;
   const uint32_t special = (h & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u;  // infinity and NaN keep their mantissa

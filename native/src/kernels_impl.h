@@ -15,9 +15,9 @@ namespace {
 
 using F = Simd::F;
 using I = Simd::I;
-constexpr int kParts = kPanelRows / Simd::kLanes;    // vectors that make a panel
-constexpr int kPartBytes = Simd::kLanes * kQuad;     // of a vector of codes
-constexpr int kPrefetchBytes = 1536;                 // ahead in each stream; measured
+constexpr int kParts = kPanelRows / Simd::kLanes;  // vectors that make a panel
+constexpr int kPartBytes = Simd::kLanes * kQuad;   // of a vector of codes
+constexpr int kPrefetchBytes = 1536;               // ahead in each stream; measured
 
 // Codes of one group for the rows of `part`: w[i] = quad i.
 template <int K>
@@ -40,7 +40,7 @@ INGLE_INLINE void unpack(const uint8_t* planes, Simd::Table table, I (&w)[8]) {
     }
     p += 4 * kVector;
   }
-  if constexpr (kFormats[K].table != nullptr) {
+  if constexpr (kFormats[K].lookup()) {
     for (int i = 0; i < 8; ++i) w[i] = Simd::lookup(table, w[i]);
   }
   if constexpr (bits == 2 || bits == 3) {
@@ -74,6 +74,16 @@ INGLE_INLINE void unpack(const uint8_t* planes, Simd::Table table, I (&w)[8]) {
     w[6] = Simd::merge<(1 << at), 6 - at>(w[6], v);
     w[7] = Simd::merge<(1 << at), 7 - at>(w[7], v);
   }
+}
+
+// What codes stand for, as the dot product wants it: signed, or with 128 added.
+template <int K>
+INGLE_INLINE Simd::Table lookup_table() {
+  uint8_t values[16];
+  for (int i = 0; i < 16; ++i) {
+    values[i] = uint8_t(kTables[int(kFormats[K].table)][i] + (Simd::kSignedBytes ? 0 : 128));
+  }
+  return Simd::table(values);
 }
 
 template <int K>
@@ -162,15 +172,13 @@ INGLE_INLINE void plane_block(const Panels& w, const int64_t (&panel)[P], int pa
       for (int s = 0; s < Parts; ++s) sum[p][r][s] = Simd::zero();
     }
   }
-  uint8_t values[16] = {};
-  if constexpr (f.table != nullptr) {
-    for (int i = 0; i < 16; ++i) values[i] = uint8_t(f.table[i] + (Simd::kSignedBytes ? 0 : 128));
-  }
-  const Simd::Table table = Simd::table(values);
+  const Simd::Table table = lookup_table<K>();
   const int64_t units = w.k / f.unit_columns();
   for (int64_t u = 0; u < units; ++u) {
     F d[P][Parts], m[P][Parts];
     for (int p = 0; p < P; ++p) {
+      prefetch_ahead<f.header_bytes()>(base[p] + f.scale_at(u));
+      if constexpr (f.super()) prefetch_ahead<kSuper>(base[p] + f.unit_at(u));
       for (int s = 0; s < Parts; ++s) {
         const int offset = 2 * Simd::kLanes * (part + s);
         d[p][s] = load_scale<K>(base[p] + f.scale_at(u) + offset);
@@ -181,7 +189,7 @@ INGLE_INLINE void plane_block(const Panels& w, const int64_t (&panel)[P], int pa
       for (int p = 0; p < P; ++p) {
         const uint8_t* subs = base[p] + f.unit_at(u);
         const uint8_t* planes = subs + (f.super() ? kSuper : 0) + size_t(g) * f.group_bytes();
-        if constexpr (R <= 2) prefetch_ahead<f.group_bytes()>(planes);
+        prefetch_ahead<f.group_bytes()>(planes);
         for (int s = 0; s < Parts; ++s) {
           I code[8];
           F scale[2], minimum[2];
@@ -190,12 +198,6 @@ INGLE_INLINE void plane_block(const Panels& w, const int64_t (&panel)[P], int pa
           for (int r = 0; r < R; ++r) {
             sum[p][r][s] = add_group<K>(sum[p][r][s], code, x[r][u * groups + g], scale, minimum);
           }
-        }
-      }
-      // Headers of units come once in a while; one line a unit is enough to keep the hardware's prefetcher on.
-      if constexpr (R <= 2) {
-        if (g == 0) {
-          for (int p = 0; p < P; ++p) prefetch_ahead<kVector>(base[p] + f.scale_at(u));
         }
       }
     }
@@ -220,8 +222,8 @@ INGLE_INLINE F load_values(const uint8_t* p) {
 }
 
 template <int K, int P, int R, int Parts>
-INGLE_INLINE void float_block(const Panels& w, const int64_t (&panel)[P], int part, const float* const (&x)[R], int rows,
-                              float* y, int64_t ldy, bool accumulate) {
+INGLE_INLINE void float_block(const Panels& w, const int64_t (&panel)[P], int part, const float* const (&x)[R],
+                              int rows, float* y, int64_t ldy, bool accumulate) {
   constexpr int size = kFormats[K].bits / 8;
   F total[P][R][Parts];
   for (int p = 0; p < P; ++p) {
@@ -240,7 +242,7 @@ INGLE_INLINE void float_block(const Panels& w, const int64_t (&panel)[P], int pa
     for (int64_t c = begin; c < end; ++c) {
       for (int p = 0; p < P; ++p) {
         const uint8_t* column = w.data + size_t(panel[p]) * w.panel_bytes + size_t(c) * kPanelRows * size;
-        if constexpr (R <= 2) prefetch_ahead<kPanelRows * size>(column);
+        prefetch_ahead<kPanelRows * size>(column);
         for (int s = 0; s < Parts; ++s) {
           const F v = load_values<K>(column + (part + s) * Simd::kLanes * size);
           for (int r = 0; r < R; ++r) sum[p][r][s] = Simd::fma(v, Simd::set(x[r][c]), sum[p][r][s]);
@@ -264,64 +266,65 @@ INGLE_INLINE void float_block(const Panels& w, const int64_t (&panel)[P], int pa
 
 // P panels with rows [0, rows), rows <= R: the missing rows repeat the last one and are not written.
 template <int K, int P, int R>
-void block(const Panels& w, const int64_t (&panel)[P], const void* x, int rows, float* y, int64_t ldy, bool accumulate) {
+void block(const Panels& w, const int64_t (&panel)[P], const void* x, int rows, float* y, int64_t ldy,
+           bool accumulate) {
   constexpr int parts = R < Simd::kWideRows ? kParts : 1;  // all vectors of a panel at once, while registers last
   if constexpr (K < kPlaneKinds) {
     const ActivationGroup* row[R];
-    for (int r = 0; r < R; ++r) row[r] = static_cast<const ActivationGroup*>(x) + (r < rows ? r : rows - 1) * (w.k / kGroup);
-    for (int part = 0; part < kParts; part += parts) plane_block<K, P, R, parts>(w, panel, part, row, rows, y, ldy, accumulate);
+    for (int r = 0; r < R; ++r)
+      row[r] = static_cast<const ActivationGroup*>(x) + (r < rows ? r : rows - 1) * (w.k / kGroup);
+    for (int part = 0; part < kParts; part += parts)
+      plane_block<K, P, R, parts>(w, panel, part, row, rows, y, ldy, accumulate);
   } else {
     const float* row[R];
     for (int r = 0; r < R; ++r) row[r] = static_cast<const float*>(x) + (r < rows ? r : rows - 1) * w.k;
-    for (int part = 0; part < kParts; part += parts) float_block<K, P, R, parts>(w, panel, part, row, rows, y, ldy, accumulate);
+    for (int part = 0; part < kParts; part += parts)
+      float_block<K, P, R, parts>(w, panel, part, row, rows, y, ldy, accumulate);
   }
 }
 
-// All rows for P panels: as many at once as there are, at most 8. The panels are read from memory once; for later rows
-// they come from the cache.
-template <int K, int P>
-void all_rows(const Panels& w, const int64_t (&panel)[P], const void* x, int64_t m, float* y, int64_t ldy, bool accumulate) {
-  const size_t row_bytes = K < kPlaneKinds ? size_t(w.k / kGroup) * sizeof(ActivationGroup) : size_t(w.k) * sizeof(float);
+// All rows for one panel, as many at once as there are, at most 8. The panel is read from memory once; for later rows
+// it comes from the cache.
+template <int K>
+void all_rows(const Panels& w, int64_t panel, const void* x, int64_t m, float* y, int64_t ldy, bool accumulate) {
+  const size_t row_bytes =
+      K < kPlaneKinds ? size_t(w.k / kGroup) * sizeof(ActivationGroup) : size_t(w.k) * sizeof(float);
   for (int64_t i = 0; i < m;) {
-    const int64_t left = m - i;
     const void* xi = static_cast<const uint8_t*>(x) + size_t(i) * row_bytes;
     float* yi = y + i * ldy;
-    if (left == 1) {
-      block<K, P, 1>(w, panel, xi, 1, yi, ldy, accumulate);
-      i += 1;
-    } else if (left == 2) {
-      block<K, P, 2>(w, panel, xi, 2, yi, ldy, accumulate);
-      i += 2;
-    } else if (left <= 4) {
-      block<K, P, 4>(w, panel, xi, int(left), yi, ldy, accumulate);
-      i += left;
-    } else {
-      const int rows = left < 8 ? int(left) : 8;
-      block<K, P, 8>(w, panel, xi, rows, yi, ldy, accumulate);
-      i += rows;
-    }
+    const int rows = m - i < 8 ? int(m - i) : 8;
+    if (rows == 1) block<K, 1, 1>(w, {panel}, xi, rows, yi, ldy, accumulate);
+    else if (rows == 2) block<K, 1, 2>(w, {panel}, xi, rows, yi, ldy, accumulate);
+    else if (rows <= 4) block<K, 1, 4>(w, {panel}, xi, rows, yi, ldy, accumulate);
+    else block<K, 1, 8>(w, {panel}, xi, rows, yi, ldy, accumulate);
+    i += rows;
   }
+}
+
+// At most R rows, P panels at a time. Each stream walks through its own contiguous share of the panels, so that asking
+// for what lies ahead always hits. Returns the first panel that is left.
+template <int K, int P, int R>
+int64_t walk(const Panels& w, const void* x, int rows, float* y, int64_t ldy, bool accumulate, int64_t begin,
+             int64_t end) {
+  const int64_t share = (end - begin) / P;
+  for (int64_t i = 0; i < share; ++i) {
+    int64_t panel[P];
+    for (int p = 0; p < P; ++p) panel[p] = begin + p * share + i;
+    block<K, P, R>(w, panel, x, rows, y, ldy, accumulate);
+  }
+  return begin + P * share;
 }
 
 template <int K>
 void multiply(const Panels& w, const void* x, int64_t m, float* y, int64_t ldy, bool accumulate, int64_t panel_begin,
-            int64_t panel_end) {
-  int64_t done = panel_begin;
-  if constexpr (Simd::kStreams > 1) {
-    if (m <= 2) {
-      // Each stream walks through its own contiguous share of the panels, so that prefetching ahead always hits.
-      constexpr int P = Simd::kStreams;
-      const int64_t share = (panel_end - panel_begin) / P;
-      for (int64_t i = 0; i < share; ++i) {
-        int64_t panel[P];
-        for (int p = 0; p < P; ++p) panel[p] = panel_begin + p * share + i;
-        if (m == 1) block<K, P, 1>(w, panel, x, 1, y, ldy, accumulate);
-        else block<K, P, 2>(w, panel, x, 2, y, ldy, accumulate);
-      }
-      done += P * share;
-    }
-  }
-  for (; done < panel_end; ++done) all_rows<K, 1>(w, {done}, x, m, y, ldy, accumulate);
+              int64_t panel_end) {
+  constexpr int streams = Simd::kStreams, few = Simd::kFewStreams;
+  int64_t p = panel_begin;
+  if (m == 1) p = walk<K, streams, 1>(w, x, 1, y, ldy, accumulate, p, panel_end);
+  else if (m == 2) p = walk<K, streams, 2>(w, x, 2, y, ldy, accumulate, p, panel_end);
+  else if (m <= 4) p = walk<K, few, 4>(w, x, int(m), y, ldy, accumulate, p, panel_end);
+  else if (m <= 8) p = walk<K, few, 8>(w, x, int(m), y, ldy, accumulate, p, panel_end);
+  for (; p < panel_end; ++p) all_rows<K>(w, p, x, m, y, ldy, accumulate);
 }
 
 // Plain code: compilers vectorise it. The bits of |x| order as integers do, and put infinities and NaNs above all else.

@@ -143,8 +143,8 @@ void linear(const Matrix& w, const Input& x, float* y, int64_t ldy, bool accumul
     // Two panels at a time share the tiles of the rows.
     const Share pairs(up(matrix.panels(), 2), thread, n_threads);
     const int64_t end = std::min(2 * pairs.end, matrix.panels());
-    table.linear_tiles[matrix.kind()](matrix.view(), in.tiles.as<uint16_t>(), in.m, y, ldy, accumulate,
-                                      2 * pairs.begin, end);
+    table.linear_tiles[matrix.kind()](matrix.view(), in.tiles.as<uint16_t>(), in.m, y, ldy, accumulate, 2 * pairs.begin,
+                                      end);
     return;
   }
   const Share share(matrix.panels(), thread, n_threads);

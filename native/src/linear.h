@@ -5,6 +5,11 @@
 // used by every matrix that reads it. All threads of a team call the same function with their own index; work is cut
 // by output rows only, so a result does not depend on the number of threads.
 //
+// Planes multiply activations as int8 in groups of 32 columns (ActivationGroup in kernels.h, the same in every
+// instruction set), exactly but for the rounding of float sums; with matrix tiles (AMX), from 12 rows on, weights and
+// activations are rounded to bf16 instead. Float matrices multiply floats. A NaN or infinity in a row makes all its
+// outputs NaN (with tiles and floats: what IEEE arithmetic gives), never a number.
+//
 // Shapes: W is [n, k] (n outputs, k inputs), x is [m, k] row-major float, y is [m, n] row-major float.
 #pragma once
 #include <cstddef>
@@ -18,8 +23,8 @@ class Matrix {
  public:
   virtual ~Matrix() = default;
   int64_t n = 0, k = 0;
-  virtual size_t bytes() const = 0;                            // memory it holds
-  virtual void row(int64_t r, float* out) const = 0;           // dequantised row r: [k]; for embeddings and tests
+  virtual size_t bytes() const = 0;                   // memory it holds
+  virtual void row(int64_t r, float* out) const = 0;  // dequantised row r: [k], bit for bit as ggml has it
 };
 
 // Memory for `matrix_*` is taken in the call; throws std::bad_alloc, or std::invalid_argument for an unknown type.
@@ -34,9 +39,11 @@ class Input {
   Input();
   ~Input();
   // Call by one thread before a region: reserves memory for m rows of k values, as wanted by `w`.
-  // Matrices that share an input must have the same k; call once for each of them (forms add up).
+  // Matrices that share an input must have the same k; call once for each of them (forms add up until the next
+  // prepare).
   void reserve(const Matrix& w, int64_t m, int64_t k);
-  // Called by all threads: each prepares its share of the rows of x (row stride ldx). A barrier must follow before linear().
+  // Called by all threads: each prepares its share of the rows of x (row stride ldx). A barrier must follow before
+  // linear().
   void prepare(const float* x, int64_t ldx, int thread, int n_threads);
   struct Impl;
   Impl* impl;
@@ -46,8 +53,8 @@ class Input {
 // y[i * ldy + j] for i in [0, m), j in [0, n). No barrier inside. If `accumulate`, adds to y.
 void linear(const Matrix& w, const Input& x, float* y, int64_t ldy, bool accumulate, int thread, int n_threads);
 
-// Which instruction sets this process uses: "portable", "avx2", "avx512", "amx", "neon". The environment variable
-// INGLE_ISA lowers it. Decided once, at the first call.
+// Which instruction sets this process uses: "portable", "avx2", "avxvnni", "avx512", "amx" or "neon". The environment
+// variable INGLE_ISA lowers it; a name that is none throws std::invalid_argument. Decided once, at the first call.
 const char* isa_name();
 
 }  // namespace ingle

@@ -37,9 +37,10 @@ Kind kind_of(int ggml_type) {
   for (int i = 0; i < kKinds; ++i) {
     if (kFormats[i].ggml_type == ggml_type) return Kind(i);
   }
-  throw std::invalid_argument("Expected a tensor type with kernels (F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, "
-                              "Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, MXFP4), but got GGML type " +
-                              std::to_string(ggml_type) + "; convert the model to one of these.");
+  throw std::invalid_argument(
+      "Expected a tensor type with kernels (F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, "
+      "Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, MXFP4), but got GGML type " +
+      std::to_string(ggml_type) + "; convert the model to one of these.");
 }
 
 void check_shape(const Format& f, int64_t n, int64_t k) {
@@ -151,20 +152,16 @@ struct ScalePair {
 ScalePair scales_of(const Format& f, const uint8_t* panel, int64_t u, int g, int half, int row) {
   const auto raw = load_unaligned<uint16_t>(panel + f.scale_at(u) + 2 * row);
   const float d = f.scale == Scale::bf16 ? bfloat_to_float(raw) : half_to_float(raw);
-  const float m =
-      f.minimum ? half_to_float(load_unaligned<uint16_t>(panel + f.minimum_at(u) + 2 * row)) : 0.0f;
+  const float m = f.minimum ? half_to_float(load_unaligned<uint16_t>(panel + f.minimum_at(u) + 2 * row)) : 0.0f;
   const uint8_t* subs = panel + f.unit_at(u) + row;
   switch (f.scale) {
-    case Scale::u8_pairs:
-      return {d * float(subs[32 * g]), m * float(subs[32 * g + 16])};
-    case Scale::i8:
-      return {d * float(int8_t(subs[32 * g + 16 * half])), 0.0f};
+    case Scale::u8_pairs: return {d * float(subs[32 * g]), m * float(subs[32 * g + 16])};
+    case Scale::i8: return {d * float(int8_t(subs[32 * g + 16 * half])), 0.0f};
     case Scale::u4_pairs: {
       const uint8_t pair = subs[32 * g + 16 * half];
       return {d * float(pair & 15), m * float(pair >> 4)};
     }
-    default:
-      return {d, m};
+    default: return {d, m};
   }
 }
 
@@ -231,7 +228,7 @@ void PanelMatrix::row(int64_t r, float* out) const {
       read_codes(f.bits, planes + g * f.group_bytes() + kQuad * lane, codes);
       for (int i = 0; i < kGroup; ++i) {
         const ScalePair s = scales_of(f, panel, u, g, i / 16, lane);
-        const float code = f.table ? float(f.table[codes[i]]) : float(int(codes[i]) - f.zero);
+        const float code = f.lookup() ? float(kTables[int(f.table)][codes[i]]) : float(int(codes[i]) - f.zero);
         const float scaled = s.scale * code;
         *out++ = f.minimum ? scaled + s.minimum : scaled;
       }

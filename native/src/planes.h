@@ -54,51 +54,63 @@ enum class Scale : uint8_t {
   u4_pairs,  // half d times 16 x 16 bytes: scale in the low nibble, minimum in the high one
 };
 
+enum class Table : uint8_t { none, iq4nl, mxfp4 };
+
 struct Format {
   int ggml_type;
   int ggml_block_columns;
   int ggml_block_bytes;
-  int bits;      // of a stored code; for floats of a value
-  int group;     // columns that share a scale: 16 or 32
+  int bits;   // of a stored code; for floats of a value
+  int group;  // columns that share a scale: 16 or 32
   Scale scale;
   bool minimum;
-  int zero;             // 128 where codes are whole signed bytes
-  const int8_t* table;  // codes that are looked up: 16 values, or null
+  int zero;  // 128 where codes are whole signed bytes
+  Table table;
 
-  constexpr bool super() const { return scale != Scale::f16 && scale != Scale::bf16; }
-  constexpr bool bytes() const { return bits == 8 || table; }  // needs a dot product of whole bytes
-  constexpr int unit_columns() const { return super() ? kSuper : kGroup; }
-  constexpr size_t group_bytes() const { return size_t(kVector) * bits; }
-  constexpr size_t unit_bytes() const { return (super() ? kSuper : 0) + unit_columns() / kGroup * group_bytes(); }
-  constexpr size_t header_bytes() const { return minimum ? 2 * kVector : kVector; }
-  constexpr size_t chunk_bytes() const { return header_bytes() + 2 * unit_bytes(); }
+  // Inlined by force: files of different instruction sets must not share a copy (see kernels.h).
+  [[gnu::always_inline]] constexpr bool super() const { return scale != Scale::f16 && scale != Scale::bf16; }
+  [[gnu::always_inline]] constexpr bool lookup() const { return table != Table::none; }
+  [[gnu::always_inline]] constexpr bool bytes() const { return bits == 8 || lookup(); }  // whole, in products
+  [[gnu::always_inline]] constexpr int unit_columns() const { return super() ? kSuper : kGroup; }
+  [[gnu::always_inline]] constexpr size_t group_bytes() const { return size_t(kVector) * bits; }
+  [[gnu::always_inline]] constexpr size_t unit_bytes() const {
+    return (super() ? kSuper : 0) + unit_columns() / kGroup * group_bytes();
+  }
+  [[gnu::always_inline]] constexpr size_t header_bytes() const { return minimum ? 2 * kVector : kVector; }
+  [[gnu::always_inline]] constexpr size_t chunk_bytes() const { return header_bytes() + 2 * unit_bytes(); }
   // Where unit u of a panel has its d, its minimum and its sub-scales or codes.
-  constexpr size_t scale_at(int64_t u) const { return size_t(u >> 1) * chunk_bytes() + size_t(u & 1) * 32; }
-  constexpr size_t minimum_at(int64_t u) const { return scale_at(u) + kVector; }
-  constexpr size_t unit_at(int64_t u) const {
+  [[gnu::always_inline]] constexpr size_t scale_at(int64_t u) const {
+    return size_t(u >> 1) * chunk_bytes() + size_t(u & 1) * 32;
+  }
+  [[gnu::always_inline]] constexpr size_t minimum_at(int64_t u) const { return scale_at(u) + kVector; }
+  [[gnu::always_inline]] constexpr size_t unit_at(int64_t u) const {
     return size_t(u >> 1) * chunk_bytes() + header_bytes() + size_t(u & 1) * unit_bytes();
   }
 };
 
-inline constexpr int8_t kIq4nlValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-inline constexpr int8_t kMxfp4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+// What looked-up codes stand for, by Table.
+inline constexpr int8_t kTables[3][16] = {
+    {},
+    {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113},
+    {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12},  // twice the values of the OCP specification, as in ggml
+};
 
 inline constexpr Format kFormats[kKinds] = {
-    {2, 32, 18, 4, 32, Scale::f16, false, 8, nullptr},          // Q4_0
-    {3, 32, 20, 4, 32, Scale::f16, true, 0, nullptr},           // Q4_1
-    {6, 32, 22, 5, 32, Scale::f16, false, 16, nullptr},         // Q5_0
-    {7, 32, 24, 5, 32, Scale::f16, true, 0, nullptr},           // Q5_1
-    {8, 32, 34, 8, 32, Scale::f16, false, 128, nullptr},        // Q8_0
-    {20, 32, 18, 4, 32, Scale::f16, false, 128, kIq4nlValues},  // IQ4_NL
-    {39, 32, 17, 4, 32, Scale::bf16, false, 128, kMxfp4Values}, // MXFP4: values and scale as in ggml, both halved
-    {10, 256, 84, 2, 16, Scale::u4_pairs, true, 0, nullptr},    // Q2_K
-    {11, 256, 110, 3, 16, Scale::i8, false, 4, nullptr},        // Q3_K
-    {12, 256, 144, 4, 32, Scale::u8_pairs, true, 0, nullptr},   // Q4_K
-    {13, 256, 176, 5, 32, Scale::u8_pairs, true, 0, nullptr},   // Q5_K
-    {14, 256, 210, 6, 16, Scale::i8, false, 32, nullptr},       // Q6_K
-    {0, 1, 4, 32, 1, Scale::f16, false, 0, nullptr},            // F32
-    {1, 1, 2, 16, 1, Scale::f16, false, 0, nullptr},            // F16
-    {30, 1, 2, 16, 1, Scale::f16, false, 0, nullptr},           // BF16
+    {2, 32, 18, 4, 32, Scale::f16, false, 8, Table::none},         // Q4_0
+    {3, 32, 20, 4, 32, Scale::f16, true, 0, Table::none},          // Q4_1
+    {6, 32, 22, 5, 32, Scale::f16, false, 16, Table::none},        // Q5_0
+    {7, 32, 24, 5, 32, Scale::f16, true, 0, Table::none},          // Q5_1
+    {8, 32, 34, 8, 32, Scale::f16, false, 128, Table::none},       // Q8_0
+    {20, 32, 18, 4, 32, Scale::f16, false, 128, Table::iq4nl},     // IQ4_NL
+    {39, 32, 17, 4, 32, Scale::bf16, false, 128, Table::mxfp4},    // MXFP4: values and scale as in ggml, both halved
+    {10, 256, 84, 2, 16, Scale::u4_pairs, true, 0, Table::none},   // Q2_K
+    {11, 256, 110, 3, 16, Scale::i8, false, 4, Table::none},       // Q3_K
+    {12, 256, 144, 4, 32, Scale::u8_pairs, true, 0, Table::none},  // Q4_K
+    {13, 256, 176, 5, 32, Scale::u8_pairs, true, 0, Table::none},  // Q5_K
+    {14, 256, 210, 6, 16, Scale::i8, false, 32, Table::none},      // Q6_K
+    {0, 1, 4, 32, 1, Scale::f16, false, 0, Table::none},           // F32
+    {1, 1, 2, 16, 1, Scale::f16, false, 0, Table::none},           // F16
+    {30, 1, 2, 16, 1, Scale::f16, false, 0, Table::none},          // BF16
 };
 
 // A matrix as kernels see it.

@@ -15,6 +15,7 @@ struct Simd {
   static constexpr bool kSignedBytes = true;
 #endif
   static constexpr int kStreams = 2;
+  static constexpr int kFewStreams = 1;
   static constexpr bool kPrefetch = true;
   static constexpr int kWideRows = 4;
 
@@ -37,10 +38,16 @@ struct Simd {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_load_si128(static_cast<const __m128i*>(p)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
   }
-  static I load_u8(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
-  static I load_i8(const uint8_t* p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+  static I load_u8(const uint8_t* p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
+  static I load_i8(const uint8_t* p) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
   template <int Shift>
-  static I shift_right(I v) { return _mm256_srli_epi32(v, Shift); }
+  static I shift_right(I v) {
+    return _mm256_srli_epi32(v, Shift);
+  }
   static I mask_int(I v, int32_t mask) { return _mm256_and_si256(v, _mm256_set1_epi32(mask)); }
 
   template <int Right>
@@ -50,11 +57,17 @@ struct Simd {
     else return v;
   }
   template <int Mask, int Right>
-  static I field(I v) { return _mm256_and_si256(shift_bytes<Right>(v), _mm256_set1_epi8(Mask)); }
+  static I field(I v) {
+    return _mm256_and_si256(shift_bytes<Right>(v), _mm256_set1_epi8(Mask));
+  }
   template <int Mask>
-  static I flip(I v) { return _mm256_xor_si256(v, _mm256_set1_epi8(char(Mask))); }
+  static I flip(I v) {
+    return _mm256_xor_si256(v, _mm256_set1_epi8(char(Mask)));
+  }
   template <int Mask, int Right>
-  static I merge(I low, I v) { return _mm256_or_si256(low, field<Mask, Right>(v)); }
+  static I merge(I low, I v) {
+    return _mm256_or_si256(low, field<Mask, Right>(v));
+  }
 
   using Table = __m256i;
   static Table table(const uint8_t* values) {
@@ -70,8 +83,8 @@ struct Simd {
   }
 #else
   // maddubs adds two products in 16 bits and saturates: codes of up to 4 bits may be summed over four quads, 5 bits
-  // just (4 * 2 * 31 * 127 < 2^15), 6 bits over two. Whole bytes do not fit at all: there the sign of the weight goes to
-  // the activation, |w| * (sign(w) x), of which even two products fit (2 * 128 * 127 < 2^15).
+  // just (4 * 2 * 31 * 127 < 2^15), 6 bits over two. Whole bytes do not fit at all: there the sign of the weight goes
+  // to the activation, |w| * (sign(w) x), of which even two products fit (2 * 128 * 127 < 2^15).
   template <int Bits>
   static I dot(I acc, const I* w, const int8_t* x) {
     const __m256i ones = _mm256_set1_epi16(1);
@@ -80,8 +93,8 @@ struct Simd {
       else return _mm256_maddubs_epi16(_mm256_abs_epi8(w[i]), _mm256_sign_epi8(quad(x + 4 * i), w[i]));
     };
     if constexpr (Bits <= 5) {
-      const __m256i sum = _mm256_add_epi16(_mm256_add_epi16(product(0), product(1)),
-                                           _mm256_add_epi16(product(2), product(3)));
+      const __m256i sum =
+          _mm256_add_epi16(_mm256_add_epi16(product(0), product(1)), _mm256_add_epi16(product(2), product(3)));
       return _mm256_add_epi32(acc, _mm256_madd_epi16(sum, ones));
     } else if constexpr (Bits == 6) {
       const __m256i low = _mm256_add_epi16(product(0), product(1));

@@ -20,6 +20,7 @@ struct Simd {
   static constexpr int kLanes = 16;
   static constexpr bool kSignedBytes = false;
   static constexpr int kStreams = 4;
+  static constexpr int kFewStreams = 2;
   static constexpr bool kPrefetch = true;
   static constexpr int kWideRows = 16;  // never part by part: there is one part
 
@@ -42,10 +43,16 @@ struct Simd {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_load_si256(static_cast<const __m256i*>(p)));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
   }
-  static I load_u8(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(p))); }
-  static I load_i8(const uint8_t* p) { return _mm512_cvtepi8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(p))); }
+  static I load_u8(const uint8_t* p) {
+    return _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static I load_i8(const uint8_t* p) {
+    return _mm512_cvtepi8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   template <int Shift>
-  static I shift_right(I v) { return _mm512_srli_epi32(v, Shift); }
+  static I shift_right(I v) {
+    return _mm512_srli_epi32(v, Shift);
+  }
   static I mask_int(I v, int32_t mask) { return _mm512_and_si512(v, _mm512_set1_epi32(mask)); }
 
   template <int Right>
@@ -55,9 +62,13 @@ struct Simd {
     else return v;
   }
   template <int Mask, int Right>
-  static I field(I v) { return _mm512_and_si512(shift_bytes<Right>(v), _mm512_set1_epi8(Mask)); }
+  static I field(I v) {
+    return _mm512_and_si512(shift_bytes<Right>(v), _mm512_set1_epi8(Mask));
+  }
   template <int Mask>
-  static I flip(I v) { return _mm512_xor_si512(v, _mm512_set1_epi8(char(Mask))); }
+  static I flip(I v) {
+    return _mm512_xor_si512(v, _mm512_set1_epi8(char(Mask)));
+  }
   template <int Mask, int Right>
   static I merge(I low, I v) {  // low | (v & mask)
     return _mm512_ternarylogic_epi32(low, shift_bytes<Right>(v), _mm512_set1_epi8(Mask), 0xf8);

@@ -11,6 +11,7 @@ struct Simd {
   static constexpr int kLanes = 4;
   static constexpr bool kSignedBytes = true;
   static constexpr int kStreams = 2;
+  static constexpr int kFewStreams = 1;
   static constexpr bool kPrefetch = false;  // the hardware follows a few streams by itself
   static constexpr int kWideRows = 4;
 
@@ -34,12 +35,12 @@ struct Simd {
   static F load_bf16(const void* p) {
     return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(static_cast<const uint16_t*>(p)), 16));
   }
-  static I load_u8(const uint8_t* p) {
-    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(four(p)))));
-  }
+  static I load_u8(const uint8_t* p) { return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(four(p))))); }
   static I load_i8(const uint8_t* p) { return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(four(p))))); }
   template <int Shift>
-  static I shift_right(I v) { return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(v), Shift)); }
+  static I shift_right(I v) {
+    return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(v), Shift));
+  }
   static I mask_int(I v, int32_t mask) { return vandq_s32(v, vdupq_n_s32(mask)); }
 
   template <int Right>
@@ -49,11 +50,17 @@ struct Simd {
     else return v;
   }
   template <int Mask, int Right>
-  static I field(I v) { return from(vandq_u8(bytes(shift_bytes<Right>(v)), vdupq_n_u8(Mask))); }
+  static I field(I v) {
+    return from(vandq_u8(bytes(shift_bytes<Right>(v)), vdupq_n_u8(Mask)));
+  }
   template <int Mask>
-  static I flip(I v) { return from(veorq_u8(bytes(v), vdupq_n_u8(Mask))); }
+  static I flip(I v) {
+    return from(veorq_u8(bytes(v), vdupq_n_u8(Mask)));
+  }
   template <int Mask, int Right>
-  static I merge(I low, I v) { return vorrq_s32(low, field<Mask, Right>(v)); }
+  static I merge(I low, I v) {
+    return vorrq_s32(low, field<Mask, Right>(v));
+  }
 
   using Table = uint8x16_t;
   static Table table(const uint8_t* values) { return vld1q_u8(values); }

@@ -11,9 +11,10 @@ namespace {
 struct Simd {
   static constexpr int kLanes = 4;  // rows of a panel in one vector
   static constexpr bool kSignedBytes = false;
-  static constexpr int kStreams = 1;      // panels in flight for one row of activations
+  static constexpr int kStreams = 1;     // panels in flight for one or two rows of activations
+  static constexpr int kFewStreams = 1;  // for three to eight
   static constexpr bool kPrefetch = false;
-  static constexpr int kWideRows = 4;     // rows of activations from which a panel is done part by part
+  static constexpr int kWideRows = 4;  // rows of activations from which a panel is done part by part
 
   using F = float __attribute__((vector_size(16)));
   using I = int32_t __attribute__((vector_size(16)));
@@ -52,28 +53,38 @@ struct Simd {
   static I load_u8(const uint8_t* p) { return I{p[0], p[1], p[2], p[3]}; }
   static I load_i8(const uint8_t* p) { return I{int8_t(p[0]), int8_t(p[1]), int8_t(p[2]), int8_t(p[3])}; }
   template <int Shift>
-  static I shift_right(I v) { return (I)((U)v >> Shift); }
+  static I shift_right(I v) {
+    return (I)((U)v >> Shift);
+  }
   static I mask_int(I v, int32_t mask) { return v & mask; }
 
   // Bytes, four to a lane. Shifts move bits between neighbouring bytes: mask what is kept.
   template <int Mask, int Right>
-  static I field(I v) { return shift_bytes<Right>(v) & (Mask * 0x01010101); }
+  static I field(I v) {
+    return shift_bytes<Right>(v) & (Mask * 0x01010101);
+  }
   template <int Mask>
-  static I flip(I v) { return v ^ (I)((U{} + Mask) * 0x01010101u); }
+  static I flip(I v) {
+    return v ^ (I)((U{} + Mask) * 0x01010101u);
+  }
   template <int Mask, int Right>
-  static I merge(I low, I v) { return low | (shift_bytes<Right>(v) & (Mask * 0x01010101)); }
+  static I merge(I low, I v) {
+    return low | (shift_bytes<Right>(v) & (Mask * 0x01010101));
+  }
   template <int Right>
   static I shift_bytes(I v) {
     if constexpr (Right >= 0) return (I)((U)v >> Right);
     else return (I)((U)v << -Right);
   }
 
-  using Table = const uint8_t*;
-  static Table table(const uint8_t* values) { return values; }
-  static I lookup(Table t, I index) {
+  struct Table {
+    uint8_t values[16];
+  };
+  static Table table(const uint8_t* values) { return load_as<Table>(values); }
+  static I lookup(const Table& t, I index) {
     uint8_t b[16];
     std::memcpy(b, &index, sizeof b);
-    for (uint8_t& x : b) x = t[x];
+    for (uint8_t& x : b) x = t.values[x];
     return load(b);
   }
 
