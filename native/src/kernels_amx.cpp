@@ -212,9 +212,8 @@ void multiply_region(const Panels& w, const uint8_t* tiles, int64_t m, float* y,
 template <int K>
 void multiply_by_tiles(const Panels& w, const void* x, int64_t m, float* y, int64_t ldy, bool accumulate,
                        int64_t panel_begin, int64_t panel_end) {
-  if (panel_begin >= panel_end || w.k == 0) {
-    return multiply<K>(w, x, w.k == 0 ? m : 0, y, ldy, accumulate, panel_begin, panel_end);
-  }
+  if (panel_begin >= panel_end) return;
+  if (w.k == 0) return multiply<K>(w, x, m, y, ldy, accumulate, panel_begin, panel_end);  // zeros
   const TileConfig config;
   __asm__ volatile("ldtilecfg %0" : : "m"(config));
   constexpr int64_t kRows = kRowBlocks * kTileRows;

@@ -302,29 +302,30 @@ void all_rows(const Panels& w, int64_t panel, const void* x, int64_t m, float* y
 }
 
 // At most R rows, P panels at a time. Each stream walks through its own contiguous share of the panels, so that asking
-// for what lies ahead always hits. Returns the first panel that is left.
+// for what lies ahead always hits. What is left goes in fewer streams.
 template <int K, int P, int R>
-int64_t walk(const Panels& w, const void* x, int rows, float* y, int64_t ldy, bool accumulate, int64_t begin,
-             int64_t end) {
+void walk(const Panels& w, const void* x, int rows, float* y, int64_t ldy, bool accumulate, int64_t begin,
+          int64_t end) {
   const int64_t share = (end - begin) / P;
   for (int64_t i = 0; i < share; ++i) {
     int64_t panel[P];
     for (int p = 0; p < P; ++p) panel[p] = begin + p * share + i;
     block<K, P, R>(w, panel, x, rows, y, ldy, accumulate);
   }
-  return begin + P * share;
+  if constexpr (P > 1) walk<K, P / 2, R>(w, x, rows, y, ldy, accumulate, begin + P * share, end);
 }
 
 template <int K>
 void multiply(const Panels& w, const void* x, int64_t m, float* y, int64_t ldy, bool accumulate, int64_t panel_begin,
               int64_t panel_end) {
   constexpr int streams = Simd::kStreams, few = Simd::kFewStreams;
-  int64_t p = panel_begin;
-  if (m == 1) p = walk<K, streams, 1>(w, x, 1, y, ldy, accumulate, p, panel_end);
-  else if (m == 2) p = walk<K, streams, 2>(w, x, 2, y, ldy, accumulate, p, panel_end);
-  else if (m <= 4) p = walk<K, few, 4>(w, x, int(m), y, ldy, accumulate, p, panel_end);
-  else if (m <= 8) p = walk<K, few, 8>(w, x, int(m), y, ldy, accumulate, p, panel_end);
-  for (; p < panel_end; ++p) all_rows<K>(w, p, x, m, y, ldy, accumulate);
+  const int rows = m < 8 ? int(m) : 8;
+  if (m == 1) walk<K, streams, 1>(w, x, rows, y, ldy, accumulate, panel_begin, panel_end);
+  else if (m == 2) walk<K, streams, 2>(w, x, rows, y, ldy, accumulate, panel_begin, panel_end);
+  else if (m <= 4) walk<K, few, 4>(w, x, rows, y, ldy, accumulate, panel_begin, panel_end);
+  else if (m <= 8) walk<K, few, 8>(w, x, rows, y, ldy, accumulate, panel_begin, panel_end);
+  else
+    for (int64_t p = panel_begin; p < panel_end; ++p) all_rows<K>(w, p, x, m, y, ldy, accumulate);
 }
 
 // Plain code: compilers vectorise it. The bits of |x| order as integers do, and put infinities and NaNs above all else.
