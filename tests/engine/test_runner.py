@@ -178,7 +178,7 @@ class HalfCheckpoint:
         self.spec = dataclasses.replace(
             spec, n_heads=spec.n_heads // 2, n_kv_heads=spec.n_kv_heads // 2, n_ff=spec.n_ff // 2
         )
-        self.embedding, self.output = whole.embedding, whole.output
+        self.embedding, self.output, self.source = whole.embedding, whole.output, whole.source
 
     def _cut(self, tensors: Mapping[str, Tensor], rows: set[str], columns: set[str]) -> dict[str, Tensor]:
         cut = dict(tensors)
