@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import sys
 
+import gguf
 import numpy as np
 import torch
 from decoder import Config, Decoder
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from train import continue_text
-
-import gguf
 
 PROMPTS = ("Once upon a time", "Tell me a story about a dog.", "Lily and Tom went to the park.", "One day, a big bear")
 Array = NDArray[np.float32]

@@ -19,16 +19,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import numpy as np
 import torch
 import torch.nn.functional as F
 from corpus import load, requests
 from decoder import Config, Decoder
+from gguf import GGMLQuantizationType, GGUFWriter
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-
-import gguf
-from gguf import GGMLQuantizationType, GGUFWriter
 
 END = "<|endoftext|>"
 DATASETS = ("TinyStories (CDLA-Sharing-1.0)", "African Storybook (CC-BY)", "Pratham Books (CC-BY)")
