@@ -32,6 +32,13 @@ def test_the_real_program_says_it_in_one_line(tmp_path: Path) -> None:
     assert "none.gguf" in done.stderr
 
 
+def test_an_instruction_set_that_is_none(toy: Path) -> None:
+    done = ingle("run", toy, "hello", env=os.environ | {"INGLE_ISA": "mmx"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert '"mmx"' in done.stderr
+
+
 @pytest.mark.parametrize("verb", [("run", "{}", "hello"), ("inspect", "{}"), ("convert", "{}", "OUT", "--type", "f16")])
 @pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text", "magic", "truncated"])
 def test_files_that_are_no_models(verb: tuple[str, ...], kind: str, tmp_path: Path, toy: Path) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ingle.backends.base import KVType, Rows, State
 from ingle.backends.machine import available_bytes, default_threads
-from ingle.errors import BackendError, MemoryLimitError
+from ingle.errors import BackendError, MemoryLimitError, UsageError
 from ingle.models.spec import Rope, Spec
 from ingle.models.tensor import Tensor
 
@@ -43,6 +43,8 @@ class NativeBackend:
             self._decoder = _core.Decoder(_native_spec(spec), default_threads() if threads is None else threads)
         except TypeError:
             raise BackendError(f"Expected a number of threads from 1 to 1024; came {threads!r}.") from None
+        except ValueError as error:  # the environment variable INGLE_ISA is no instruction set
+            raise UsageError(str(error)) from None
 
     @property
     def n_threads(self) -> int:
