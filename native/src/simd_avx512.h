@@ -19,7 +19,7 @@ namespace {
 struct Simd {
   static constexpr int kLanes = 16;
   static constexpr bool kSignedBytes = false;
-  static constexpr int kStreams = 4;
+  static constexpr int kStreams = 3;
   static constexpr int kFewStreams = 2;
   static constexpr bool kPrefetch = true;
   static constexpr int kWideRows = 16;  // never part by part: there is one part
