@@ -1,5 +1,8 @@
 // The team: a hand-over by epoch number, a sense-reversing barrier, and care for exceptions, fork and idleness.
 //
+// When other programs keep the processors busy, the scheduler may leave two threads of a team on one processor for
+// seconds, where each barrier costs a switch. So a thread that finds itself beside another of its team moves away.
+//
 // Between the calls of one token a few microseconds of Python pass, so workers spin for a moment, then yield, and only
 // after about a millisecond without work do they sleep: an idle engine uses no processor time.
 #include "threads.h"
@@ -47,6 +50,26 @@ bool spin(Ready ready, int yields) {
   return ready();
 }
 
+#if defined(__linux__)
+int this_cpu() { return sched_getcpu(); }
+
+// Moves this thread to a processor it may use and that none of `n` others is on, where there is one.
+void move_away(const std::atomic<int>* others, int n) {
+  cpu_set_t allowed, free;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  free = allowed;
+  for (int i = 0; i < n; ++i) {
+    const int cpu = others[i].load(std::memory_order_relaxed);
+    if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_CLR(cpu, &free);
+  }
+  if (CPU_COUNT(&free) == 0 || sched_setaffinity(0, sizeof free, &free) != 0) return;
+  sched_setaffinity(0, sizeof allowed, &allowed);  // moved; the scheduler is free again
+}
+#else
+int this_cpu() { return -1; }
+void move_away(const std::atomic<int>*, int) {}
+#endif
+
 // Threads do not survive a fork. A team that notices the number has changed starts new workers in the child.
 std::atomic<uint32_t> fork_count{0};
 
@@ -63,7 +86,8 @@ struct Abandoned {};
 struct Team::Impl {
   using Job = std::function<void(int, int)>;
 
-  explicit Impl(int n) : n_threads(n), forks(fork_count.load()) {
+  explicit Impl(int n) : n_threads(n), forks(fork_count.load()), cpus(static_cast<size_t>(n)) {
+    for (auto& cpu : cpus) cpu.store(-1);
     try {
       for (int i = 1; i < n; ++i) workers.emplace_back([this, i] { work(i); });
     } catch (...) {
@@ -80,7 +104,7 @@ struct Team::Impl {
   }
 
   void work(int index) {
-    uint32_t seen = 0;
+    uint32_t seen = 0, moved = 0;
     for (;;) {
       if (!spin([&] { return epoch.load(std::memory_order_acquire) != seen; }, kYields)) {
         epoch.wait(seen, std::memory_order_acquire);
@@ -88,9 +112,25 @@ struct Team::Impl {
       }
       ++seen;
       if (quit.load()) return;
+      if (note_cpu(index) && seen - moved >= kMoveEvery) {
+        moved = seen;
+        move_away(cpus.data(), index);
+        note_cpu(index);
+      }
       call(index);
       running.fetch_sub(1, std::memory_order_release);
     }
+  }
+
+  // Keeps where a thread is, and says whether one of lower index is there too.
+  bool note_cpu(int index) {
+    const int cpu = this_cpu();
+    if (cpu < 0) return false;
+    auto& mine = cpus[static_cast<size_t>(index)];
+    if (mine.load(std::memory_order_relaxed) != cpu) mine.store(cpu, std::memory_order_relaxed);
+    for (int i = 0; i < index; ++i)
+      if (cpus[static_cast<size_t>(i)].load(std::memory_order_relaxed) == cpu) return true;
+    return false;
   }
 
   void call(int index) {
@@ -104,6 +144,7 @@ struct Team::Impl {
 
   void run(const Job& f) {
     job = &f;
+    note_cpu(0);
     failed.store(false, std::memory_order_relaxed);
     arrived.store(0, std::memory_order_relaxed);
     running.store(n_threads - 1, std::memory_order_relaxed);
@@ -131,6 +172,7 @@ struct Team::Impl {
 
   const int n_threads;
   const uint32_t forks;
+  static constexpr uint32_t kMoveEvery = 64;  // calls between two moves of a thread
   const Job* job = nullptr;
   std::exception_ptr failure;
   alignas(64) std::atomic<uint32_t> epoch{0};
@@ -139,6 +181,7 @@ struct Team::Impl {
   alignas(64) std::atomic<int> arrived{0};
   alignas(64) std::atomic<uint32_t> phase{0};
   alignas(64) std::atomic<bool> failed{false};
+  alignas(64) std::vector<std::atomic<int>> cpus;  // where each thread last was; -1 = not known
   std::vector<std::thread> workers;
 };
 
