@@ -28,3 +28,12 @@ def test_neon_compiles_and_is_right(tmp_path: Path) -> None:
     environment = os.environ | {"INGLE_ISA": "neon"}
     done = subprocess.run([EMULATOR, str(check)], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(COMPILER is None, reason="needs the cross compiler aarch64-linux-gnu-g++")
+def test_the_whole_core_compiles() -> None:
+    other = ("bind_", "_avx2", "_avxvnni", "_avx512", "_amx")
+    sources = [path for path in sorted((NATIVE / "src").glob("*.cpp")) if not any(part in path.name for part in other)]
+    assert len(sources) > 10
+    done = subprocess.run([str(COMPILER), "-fsyntax-only", *FLAGS, *map(str, sources)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
