@@ -48,6 +48,8 @@ class Penalised {
     logits_ = copy_.data();
   }
 
+  bool none() const { return listed_.empty(); }
+
   Candidate largest() const {
     const auto* top = std::max_element(logits_, logits_ + n_);
     Candidate best{*top, static_cast<int32_t>(top - logits_)};
@@ -125,11 +127,14 @@ int64_t walk(const std::vector<Candidate>& candidates, size_t n, const Sampling&
   return candidates[n - 1].id;
 }
 
-int64_t draw(const Penalised& logits, int64_t n_vocab, const Sampling& how) {
+// `normaliser`: the sum of exp over the logits as they came, less their largest; a pass over all of them that is saved
+// where no penalty has changed one.
+int64_t draw(const Penalised& logits, int64_t n_vocab, const Sampling& how, double normaliser) {
   const bool all = how.top_k == 0 || how.top_k >= n_vocab;
   const bool uncut = all && how.top_p >= 1 && how.min_p <= 0;  // every token is a candidate to the end
   const double top = logits.largest().logit;
-  const double whole_w = all && how.top_p < 1 ? logits.sum_exp(top, 1) : 0;
+  double whole_w = 0;
+  if (all && how.top_p < 1) whole_w = logits.none() ? normaliser : logits.sum_exp(top, 1);
   const double whole_v = uncut ? logits.sum_exp(top, std::min(1 / how.temperature, 1e300)) : 0;
   for (int64_t count = all ? std::min<int64_t>(256, n_vocab) : how.top_k;;
        count = count >= n_vocab / 16 ? n_vocab : count * 16) {
@@ -169,7 +174,7 @@ Drawn sample(const float* logits, int64_t n, const int32_t* history, int64_t n_h
   if (!std::isfinite(top) || !std::isfinite(normaliser))  // one NaN anywhere makes the sum NaN
     throw BackendError("The model's logits are not finite numbers; its file is damaged or needs another conversion.");
   const Penalised penalised(logits, n, history, n_history, how.repeat_penalty);
-  const int64_t token = how.temperature == 0 ? penalised.largest().id : draw(penalised, n, how);
+  const int64_t token = how.temperature == 0 ? penalised.largest().id : draw(penalised, n, how, normaliser);
   return {token, logits[token] - static_cast<double>(top) - std::log(normaliser)};
 }
 
