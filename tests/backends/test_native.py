@@ -23,8 +23,6 @@ from ingle.gguf import TensorType
 from ingle.models.spec import Spec
 from ingle.models.tensor import Tensor
 
-core = pytest.importorskip("ingle._core", reason="the native core is not built")
-
 PLAIN = SPECS["plain"]
 
 

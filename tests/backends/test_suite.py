@@ -46,14 +46,11 @@ Make = Callable[[Spec], Any]
 @pytest.fixture(params=["reference", "native"])
 def make(request: pytest.FixtureRequest) -> Make:
     """Makes a backend for a spec."""
-    if request.param == "native":
-        pytest.importorskip("ingle._core", reason="the native core is not built")
     return lambda spec, threads=2: open_backend(request.param, spec, threads)
 
 
 @pytest.fixture
 def native() -> Callable[..., Any]:
-    pytest.importorskip("ingle._core", reason="the native core is not built")
     return lambda spec, threads=2: open_backend("native", spec, threads)
 
 

@@ -139,7 +139,7 @@ def test_messages_cannot_steer_the_terminal(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told(toy: Path) -> None:
     if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full on this system")
+        pytest.skip("needs /dev/full, a device that is always full")
     with open("/dev/full", "wb") as full:
         done = subprocess.run([*INGLE, "run", str(toy), "hello"], stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 2

@@ -101,7 +101,7 @@ def test_a_file_that_cannot_be_run_is_described_as_far_as_it_is_sound(tmp_path: 
 def test_vocabulary_files() -> None:
     path = Path(__file__).parents[3] / "shared/data/tokenizers/ggml-vocab-llama-spm.gguf"
     if not path.exists():
-        pytest.skip("the shared data is not here")
+        pytest.skip("needs the shared data folder beside the checkout")
     found = record(path)
     assert found["tokenizer"]["n_vocab"] == 32_000
     assert found["problem"]

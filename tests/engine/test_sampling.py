@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from ingle.engine.sampling import Sampler, SamplingParams, native_sample, sample_numpy, uniform
 from ingle.errors import BackendError, UsageError
 
-needs_native = pytest.mark.skipif(native_sample() is None, reason="the native core is not built")
 FUNCTIONS = [
     pytest.param(sample_numpy, id="numpy"),
-    pytest.param(native_sample(), id="native", marks=needs_native),
+    pytest.param(native_sample(), id="native"),
 ]
 EMPTY = np.empty(0, np.int32)
 PLAIN = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=1)
@@ -163,7 +162,6 @@ def test_a_tiny_temperature_is_greedy(function: object) -> None:
     assert drawn(params, np.asarray([1, 3, 2], np.float32), 50, function, []) == [1] * 50
 
 
-@needs_native
 @pytest.mark.parametrize("n_vocab", [1, 2, 33, 1000, 128_256])
 def test_native_draws_the_same_tokens(n_vocab: int) -> None:
     rng = np.random.default_rng(n_vocab)

@@ -25,7 +25,9 @@ NATIVE = list(LARGEST_ERROR)
 
 @pytest.fixture
 def core() -> Any:
-    return pytest.importorskip("ingle._core", reason="the native core is not built")
+    from ingle import _core
+
+    return _core
 
 
 def gaussian(n: int, k: int, seed: int = 0) -> npt.NDArray[np.float32]:

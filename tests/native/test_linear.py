@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType as Type
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
-core = pytest.importorskip("ingle._core", reason="the native core is not built")
+from ingle import _core as core
 
 Float = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -225,8 +225,8 @@ def isa_when_asked(isa: str) -> str:
 def test_every_instruction_set(isa: str) -> None:
     """The tests above once more in a process that is held to `isa`."""
     if isa_when_asked(isa) != isa:
-        pytest.skip(f"this machine has no {isa}")
+        pytest.skip(f"needs a processor with {isa}")
     if isa == core.isa():
-        pytest.skip("this very process")
+        pytest.skip(f"the tests of this process have run {isa} already")
     done = run_with_isa(isa, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ingle import _core as core
 from ingle.engine.sampling import sample_numpy
 from ingle.errors import BackendError
-
-core = pytest.importorskip("ingle._core", reason="the native core is not built")
 
 NOTHING = np.empty(0, np.int32)
 

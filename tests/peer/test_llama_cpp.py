@@ -22,7 +22,6 @@ from ingle.text import Tokenizer
 PROGRAMS = Path(os.environ.get("INGLE_LLAMA_CPP", ""))
 pytestmark = [
     pytest.mark.skipif("INGLE_LLAMA_CPP" not in os.environ, reason="INGLE_LLAMA_CPP names no llama.cpp programs"),
-    pytest.mark.skipif(not bundled_model().exists(), reason="this checkout has no bundled model"),
 ]
 
 PROMPTS = ["Once upon a time, there was a little dog named", "Lily went to the park with her mom.", "The old man had a"]
