@@ -19,10 +19,13 @@ MAY_IMPORT = {
     "text": {"errors", "gguf"},
     "backends": {"errors", "gguf", "models"},
     "engine": {"errors", "gguf", "models", "backends", "text"},
+    "train": {"errors", "gguf", "models", "text"},
 }
 NATIVE = {"gguf", "backends", "engine"}  # may load ingle._core
 LIBRARIES = {"numpy", "gguf", "tokenizers", "jinja2", "safetensors", "click", "rich", "prompt_toolkit"}
 ONLY_IN_CLI = {"click", "rich", "prompt_toolkit"}
+# What the extra `train` brings. Nothing else may need it.
+ONLY_IN_TRAIN = {"torch", "torchao", "transformers", "pyarrow", "datasets", "matplotlib"}
 
 
 def modules() -> list[Path]:
@@ -54,6 +57,9 @@ def test_imports_follow_the_table(path: Path) -> None:
         top, _, rest = name.partition(".")
         if top != "ingle":
             if top in sys.stdlib_module_names:
+                continue
+            if top in ONLY_IN_TRAIN:
+                assert here == "train", f"{path.name} imports {name}: only for training"
                 continue
             assert top in LIBRARIES, f"{path.name} imports {name}: not a run-time dependency"
             assert top not in ONLY_IN_CLI or here == "cli", f"{path.name} imports {name}: only for the command line"

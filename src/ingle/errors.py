@@ -10,7 +10,9 @@
     ├── TemplateError         the chat template is unsound or refused the conversation
     ├── ContextError          more tokens than the context holds
     ├── MemoryLimitError      the memory needed is not there
-    └── BackendError          a backend is missing or was misused
+    ├── BackendError          a backend is missing or was misused
+    ├── DataError             training data cannot be used
+    └── TrainingError         a training run cannot begin, or cannot go on
 
 Each message is one sentence (or two short ones) that says what was expected, what came, and what to do.
 The command line prints it and exits with status 2; it never prints a traceback for one of these.
@@ -22,12 +24,14 @@ __all__ = [
     "BackendError",
     "CheckpointError",
     "ContextError",
+    "DataError",
     "GGUFError",
     "IngleError",
     "MemoryLimitError",
     "ModelFileError",
     "TemplateError",
     "TokenizerError",
+    "TrainingError",
     "UnsupportedError",
     "UsageError",
 ]
@@ -75,3 +79,11 @@ class MemoryLimitError(IngleError):
 
 class BackendError(IngleError):
     """A backend is missing, or was given what it cannot compute."""
+
+
+class DataError(IngleError):
+    """Training data is missing, unreadable, empty, or does not fit the tokenizer."""
+
+
+class TrainingError(IngleError):
+    """A training run cannot begin, or cannot go on (a loss that is not a number, a checkpoint that does not fit)."""
