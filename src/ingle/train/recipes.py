@@ -29,10 +29,10 @@ class Recipe:
     optimizer: "adamw" for all weights, or "muon" for the matrices of the layers and AdamW for the rest.
     lr, betas, eps, weight_decay: AdamW's (Loshchilov & Hutter, arXiv 1711.05101); lr is the peak.
     muon_lr, muon_momentum, muon_weight_decay: Muon's (Jordan et al., 2024); unused with "adamw".
-    cautious: weights decay only where the update moves them towards zero too (Liang et al., arXiv 2411.16085).
+    cautious: weights decay only where the update moves them towards zero too (Chen et al., arXiv 2510.12402).
     decay_embeddings: whether AdamW's weight decay holds for the embedding and the output; norms never decay.
-    schedule, warmup, decay, final: the peak is reached after `warmup` of the run (a share); "cosine" falls from there to
-    `final` times the peak, "wsd" stays and falls linearly over the last `decay` of the run (a share).
+    schedule, warmup, decay, final: the peak is reached after `warmup` of the run (a share); "cosine" falls from there
+    to `final` times the peak, "wsd" stays and falls linearly over the last `decay` of the run (a share).
     clip: the largest norm of the gradient; 0 does not clip. init: how weights begin, as in `decoder.Decoder`.
     """
 
@@ -40,8 +40,7 @@ class Recipe:
     lr: float = 2e-3
     muon_lr: float = 0.02
     muon_momentum: float = 0.95
-    beta1: float = 0.9
-    beta2: float = 0.95
+    betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
     muon_weight_decay: float = 0.05
@@ -61,20 +60,16 @@ class Recipe:
         for name in ("lr", "muon_lr", "eps"):
             if not 0 < getattr(self, name) < 100:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; expected a number above 0 and below 100.")
-        for name in ("muon_momentum", "beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; expected a number from 0 to below 1.")
+        if not 0 <= self.muon_momentum < 1:
+            raise UsageError(f"muon_momentum is {self.muon_momentum!r}; expected a number from 0 to below 1.")
+        if len(self.betas) != 2 or not all(type(beta) in (int, float) and 0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"betas is {list(self.betas)!r}; expected two numbers from 0 to below 1.")
         for name in ("warmup", "decay", "final"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; expected a share from 0 to 1.")
         for name in ("weight_decay", "muon_weight_decay", "clip"):
             if not 0 <= getattr(self, name) < 1e6:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; expected 0 or a positive number.")
-
-    @property
-    def betas(self) -> tuple[float, float]:
-        """AdamW's two, as PyTorch takes them."""
-        return self.beta1, self.beta2
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, ready for JSON or TOML."""
@@ -96,8 +91,10 @@ class Recipe:
             kind = known[key]
             if kind is float and type(value) is int:
                 values[key] = float(value)
+            elif kind is tuple and type(value) in (list, tuple):
+                values[key] = tuple(value)
             elif type(value) is not kind:
-                words = {float: "a number", bool: "true or false", str: "a word in quotes"}
+                words = {float: "a number", bool: "true or false", str: "a word in quotes", tuple: "two numbers"}
                 raise UsageError(f"{key} is {value!r}; expected {words[kind]}.")
         return replace(RECIPES[name], **values)
 
