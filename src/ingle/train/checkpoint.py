@@ -1,7 +1,7 @@
 """Checkpoints and models on disk: a folder is written beside its place and renamed when whole. No pickle.
 
 checkpoints/step-00000120/   model.safetensors  optimizer.safetensors  state.json
-model/                       model.safetensors  shape.json  tokenizer.json  info.json
+model/                       model.safetensors  shape.json  tokenizer.json  info.json  (quantized.gguf)
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from ingle.errors import CheckpointError, UsageError
+from ingle.train.blocks import Quantized, read_blocks, write_blocks
 from ingle.train.shape import Shape
 from ingle.train.tensors import file_digest, read_tensors, sync_folder, write_tensors, write_text
 
@@ -43,12 +44,14 @@ class TrainedModel:
     """Weights by GGUF's names, float32, with their shape, and the tokenizer as the bytes of its tokenizer.json.
 
     info: what else is known, ready for JSON (where from, licences, quantisation trained for).
+    quantized: blocks of a GGUF type that an export writes as they are, in the place of rounding `tensors`.
     """
 
     shape: Shape
     tensors: dict[str, Tensor]
     tokenizer_json: bytes | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    quantized: Quantized = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ def save_model(
     tensors: Mapping[str, Tensor],
     tokenizer_json: bytes | None,
     info: Mapping[str, Any] | None = None,
+    quantized: Quantized | None = None,
 ) -> None:
     """Write a model's folder, replacing one that is there when the new one is whole. Raises OSError.
 
@@ -138,6 +142,8 @@ def save_model(
         write_text(part / "info.json", json.dumps(dict(info or {}), indent=1) + "\n")
         if tokenizer_json is not None:
             (part / "tokenizer.json").write_bytes(tokenizer_json)
+        if quantized:
+            write_blocks(part / "quantized.gguf", shape, quantized)
 
 
 def load_run_model(path: Path) -> TrainedModel:
@@ -149,7 +155,9 @@ def load_run_model(path: Path) -> TrainedModel:
         if (folder / "shape.json").is_file():
             info = read_json(folder / "info.json") if (folder / "info.json").is_file() else {}
             shape = _shape(read_json(folder / "shape.json"), folder / "shape.json")
-            return TrainedModel(shape, read_tensors(folder / "model.safetensors"), _tokenizer(folder), info)
+            blocks = folder / "quantized.gguf"
+            quantized = read_blocks(blocks, shape) if blocks.is_file() else {}
+            return TrainedModel(shape, read_tensors(folder / "model.safetensors"), _tokenizer(folder), info, quantized)
     broken: CheckpointError | None = None
     for place in [path] if (path / "state.json").is_file() else checkpoints(path / "checkpoints"):
         try:
