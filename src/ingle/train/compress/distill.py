@@ -1,6 +1,7 @@
 """Learning from a teacher: the loss of knowledge distillation (Hinton et al., arXiv 1503.02531).
 
-loss = (1 - w) CE(target, student) + w T^2 KL(softmax(teacher / T) || softmax(student / T)), summed over the targets that count.
+loss = (1 - w) CE(target, student) + w T^2 KL(softmax(teacher / T) || softmax(student / T)), summed over the targets
+that count.
 MobileLLM found that this costs 2.6 to 3.2 times the time and gains nothing at its size; it is here to be measured.
 """
 
@@ -62,8 +63,8 @@ def load_teacher(path: Path, vocabulary: Any, device: torch.device | str = "cpu"
 class Distiller:
     """The loss that a trainer takes in place of `Decoder.forward`.
 
-    weight: the teacher's share w of the loss, from 0 to 1. temperature: T, above 0. Raises UsageError otherwise, or when
-    the teacher knows fewer tokens than the student asks for.
+    weight: the teacher's share w of the loss, from 0 to 1. temperature: T, above 0. Raises UsageError otherwise, or
+    when the teacher knows fewer tokens than the student asks for.
     """
 
     def __init__(self, teacher: Teacher, weight: float = 0.5, temperature: float = 1.0) -> None:

@@ -2,7 +2,7 @@
 
 | scheme | weights | inputs of the matrices |
 |---|---|---|
-| w8a8 | int8, one scale for each output channel, symmetric | int8, scale and zero point for each token, by minimum and maximum |
+| w8a8 | int8, one scale for each output channel, symmetric | int8 for each token, by its minimum and maximum |
 | q8_0 | GGUF Q8_0: int8, one scale for 32 weights | as they are |
 | q4_0 | GGUF Q4_0: 4 bits, one scale for 32 weights | as they are |
 | q4_1 | GGUF Q4_1: 4 bits, scale and minimum for 32 weights | as they are |
@@ -32,10 +32,10 @@ from ingle.train.linear import FakeQuant, Linear
 
 __all__ = [
     "SCHEMES",
+    "W8A8",
     "Blockwise",
     "HalfWeights",
     "Scheme",
-    "W8A8",
     "apply_scheme",
     "plan",
     "quantize_activation",
@@ -78,7 +78,7 @@ class Blockwise:
     def weight(self, weight: Tensor) -> Tensor:
         """[out, in], `in` whole blocks -> dequantize(quantize(weight)), bit for bit where not compiled."""
         with torch.no_grad():
-            blocks = weight.detach().float().unflatten(-1, (-1, BLOCK))
+            blocks = weight.detach().float().view(*weight.shape[:-1], -1, BLOCK)
             fitted = self.grid.round_to_nearest(blocks)
             inside = None
             if self.grid.type is TensorType.Q4_0:  # the others reach a block's largest weights on both sides
