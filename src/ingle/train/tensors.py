@@ -56,9 +56,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
             digest.update(part)
         for tensor in tensors.values():
             flat = tensor.detach().cpu().contiguous().reshape(-1)
-            part = memoryview(flat.view(torch.uint8).numpy())
-            file.write(part)
-            digest.update(part)
+            data = flat.view(torch.uint8).numpy().data
+            file.write(data)
+            digest.update(data)
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
