@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from ingle.errors import UnsupportedError
 from ingle.models.checkpoint import open_checkpoint
 from ingle.models.convert import convert
-from ingle.models.families.llama import schedule_of
+from ingle.models.families.mobilellm import schedule_of
 from models.small_models import greedy
 
 E, H, K, F, V, L = 24, 4, 2, 40, 67, 3

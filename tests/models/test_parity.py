@@ -22,6 +22,7 @@ TOLERANCE = 1e-4
 LLAMA_SHAPE = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 4, "num_key_value_heads": 2}
 WIDE = LLAMA_SHAPE | {"head_dim": 10}  # heads that do not divide the width
 EVERY_SECOND = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+PLAIN = {"rope_type": "default", "rope_theta": 1000.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1000.0}
 LLAMA3 = {
     "rope_type": "llama3",
@@ -53,6 +54,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "llama linear": ("Llama", WIDE | {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}}),
     "llama3 scaling": ("Llama", WIDE | {"rope_parameters": LLAMA3}),
+    "arcee": ("Arcee", WIDE),
+    "arcee tied biased": (
+        "Arcee",
+        LLAMA_SHAPE | {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "rope_parameters": YARN},
+    ),
+    "arcee relu": ("Arcee", WIDE | {"hidden_act": "relu"}),
+    "apertus gelu": ("Apertus", WIDE | {"hidden_act": "gelu", "rope_parameters": LLAMA3}),
+    "apertus relu2": ("Apertus", WIDE | {"hidden_act": "relu2", "rope_parameters": PLAIN, "pad_token_id": None}),
     "mistral window": ("Mistral", WIDE | {"sliding_window": 7}),
     "mixtral": ("Mixtral", LLAMA_SHAPE | {"num_local_experts": 5, "num_experts_per_tok": 2}),
     "qwen2": ("Qwen2", LLAMA_SHAPE | {"tie_word_embeddings": True}),

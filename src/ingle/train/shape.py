@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from ingle.errors import UsageError
-from ingle.models.families.llama import schedule_of
+from ingle.models.families.mobilellm import schedule_of
 
 __all__ = ["SHAPES", "FeedForward", "Shape", "Sharing", "named_shape"]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ingle.errors import UnsupportedError
 from ingle.models.config import Config
+from ingle.models.families.arcee import ARCEE
 from ingle.models.families.falcon import FALCON
 from ingle.models.families.family import Family
 from ingle.models.families.gemma import GEMMA, GEMMA2, GEMMA3
-from ingle.models.families.llama import LLAMA, MOBILELLM
+from ingle.models.families.llama import LLAMA
+from ingle.models.families.mobilellm import MOBILELLM
 from ingle.models.families.phi import PHI2, PHI3
 from ingle.models.families.qwen import QWEN2, QWEN3, QWEN3MOE
 from ingle.models.families.stablelm import STABLELM
@@ -16,6 +18,7 @@ __all__ = ["FAMILIES", "Family", "family_of_architecture", "family_of_config"]
 
 FAMILIES: tuple[Family, ...] = (
     LLAMA,
+    ARCEE,
     MOBILELLM,
     QWEN2,
     QWEN3,

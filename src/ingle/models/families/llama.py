@@ -1,16 +1,11 @@
-"""Llama 1 to 3, Mistral, Mixtral, and everything that copied their shape (TinyLlama, SmolLM, Yi, ...); and MobileLLM.
-
-MobileLLM (Liu et al., arXiv 2402.14905) is a Llama that ties its embeddings under a private flag and may run each
-layer twice. Without that sharing it is written as "llama", so that other tools run it; with it as "mobilellm", under
-keys of our own: `mobilellm.layer_sharing` ("immediate", "repeat" or "reverse") and `mobilellm.layer_repeat`.
-"""
+"""Llama 1 to 3, Mistral, Mixtral, and everything that copied their shape (TinyLlama, SmolLM, Yi, ...)."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ingle.errors import CheckpointError, UnsupportedError
+from ingle.errors import UnsupportedError
 from ingle.models.config import Config
 from ingle.models.families.family import LLAMA_NAMES, Family, fused_experts
 from ingle.models.families.from_config import base_metadata, expect_activation, rope_tensors
@@ -19,12 +14,11 @@ from ingle.models.recipes import Recipe, Transform, copy, interleaved, stacked
 from ingle.models.source import Source
 from ingle.models.spec import Spec
 
-__all__ = ["LLAMA", "MOBILELLM", "schedule_of"]
-
-_MAX_REPEAT = 64
+__all__ = ["LLAMA", "llama_metadata", "rotary_rows"]
 
 
-def _metadata(config: Config) -> dict[str, Any]:
+def llama_metadata(config: Config) -> dict[str, Any]:
+    """The GGUF keys of a configuration in Llama's layout."""
     expect_activation(config, "silu")
     return base_metadata("llama", config) | _expert_keys(config)
 
@@ -38,7 +32,8 @@ def _expert_keys(config: Config) -> dict[str, Any]:
     }
 
 
-def _transforms(config: Config) -> Mapping[str, Transform]:
+def rotary_rows(config: Config) -> Mapping[str, Transform]:
+    """The order of q's and k's rows that the interleaved rotation needs."""
     heads = config.count("num_attention_heads")
     kv_heads = config.count("num_key_value_heads", default=heads)
     return {"attn_q": interleaved(heads), "attn_k": interleaved(kv_heads)}
@@ -73,67 +68,9 @@ def _spec(source: Source, context: int | None) -> Spec:
 LLAMA = Family(
     arch="llama",
     model_types=("llama", "mistral", "mixtral"),
-    metadata=_metadata,
+    metadata=llama_metadata,
     spec=_spec,
     names=LLAMA_NAMES,
-    transforms=_transforms,
+    transforms=rotary_rows,
     extra=_extra,
-)
-
-
-def schedule_of(sharing: str, n_layers: int, repeat: int) -> tuple[int, ...]:
-    """The layer of each pass: "immediate" 0 0 1 1, "repeat" 0 1 0 1, "reverse" 0 1 1 0 (for two layers, twice)."""
-    layers = list(range(n_layers))
-    if sharing == "immediate":
-        return tuple(layer for layer in layers for _ in range(repeat))
-    if sharing == "repeat":
-        return tuple(layers * repeat)
-    if sharing == "reverse":
-        return tuple(layer for turn in range(repeat) for layer in (layers if turn % 2 == 0 else reversed(layers)))
-    raise UnsupportedError(f"The model shares its layers by {sharing!r}; expected immediate, repeat or reverse.")
-
-
-def _sharing(config: Config) -> str | None:
-    """How layers are shared. Meta's configurations have only true or false; true is "immediate"."""
-    if "layer_sharing" not in config:
-        return None
-    try:
-        return config.text("layer_sharing")
-    except CheckpointError:
-        return "immediate" if config.flag("layer_sharing") else None
-
-
-def _mobilellm_metadata(config: Config) -> dict[str, Any]:
-    sharing = _sharing(config)
-    if sharing is None:
-        return _metadata(config)
-    expect_activation(config, "silu")
-    repeat = config.count("layer_repeat", default=2)
-    if repeat > _MAX_REPEAT:
-        raise UnsupportedError(f"config.json runs each layer {repeat} times; expected up to {_MAX_REPEAT}.")
-    schedule_of(sharing, 1, repeat)  # refuses ways of sharing that there are not
-    return base_metadata("mobilellm", config) | {"mobilellm.layer_sharing": sharing, "mobilellm.layer_repeat": repeat}
-
-
-def _mobilellm_spec(source: Source, context: int | None) -> Spec:
-    meta = source.metadata
-    repeat, n_layers = meta.get_int("mobilellm.layer_repeat", 2), meta.get_int("mobilellm.block_count")
-    if not (0 < repeat <= _MAX_REPEAT and 0 < n_layers <= 1024):
-        raise UnsupportedError(
-            f"{source.name} runs {n_layers} layers {repeat} times; expected up to 1024 layers, up to "
-            f"{_MAX_REPEAT} times."
-        )
-    schedule = schedule_of(meta.get_str("mobilellm.layer_sharing", "immediate"), n_layers, repeat)
-    return base_spec(source, "mobilellm", context, style="interleaved", schedule=schedule)
-
-
-MOBILELLM = Family(
-    arch="mobilellm",
-    model_types=("mobilellm",),
-    metadata=_mobilellm_metadata,
-    spec=_mobilellm_spec,
-    names=LLAMA_NAMES,
-    transforms=_transforms,
-    extra=_extra,
-    variant=lambda config: "llama" if _sharing(config) is None else "mobilellm",
 )
