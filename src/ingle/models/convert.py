@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from ingle.models.checkpoint import Checkpoint
 from ingle.models.source import ExtraMetadata, Header, Source, open_source
 from ingle.models.tensor import Tensor
 
-__all__ = ["convert"]
+__all__ = ["Planned", "convert", "plan", "write_source"]
 
 #: Float32 bytes of the rows quantised at once; each thread holds one such slab, its result and its temporaries.
 _SLAB_BYTES = 16 * 2**20
@@ -57,25 +58,64 @@ def convert(
     Returns the path written. Raises what opening the source raises, UsageError where `out` cannot be, and
     ModelFileError when the disk has no room.
     """
+    opened = open_source(source, extra_metadata)
+    try:
+        return write_source(opened, out, file_type, threads=threads, on_start=on_start, on_bytes=on_bytes)
+    finally:
+        opened.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A tensor, the type it is written in, and the type that the file type would have liked for it."""
+
+    header: Header
+    type: TensorType
+    wanted: TensorType
+
+
+def write_source(
+    source: Source,
+    out: str | os.PathLike[str],
+    file_type: FileType | str,
+    *,
+    keep: Collection[str] = (),
+    threads: int | None = None,
+    on_start: Callable[[int], None] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Path:
+    """Write a source that is open already, as `convert` does; the tensors called `keep` stay in the type they have."""
     file_type = FileType.parse(file_type) if isinstance(file_type, str) else file_type
     target = Path(out)
     threads = threads or os.cpu_count() or 1
-    opened = open_source(source, extra_metadata)
-    try:
-        _refuse_own_input(opened, target)
-        checkpoint = Checkpoint(opened)
-        planned = [(header, _type_for(checkpoint, file_type, header)) for header in _ordered(checkpoint)]
-        with ThreadPoolExecutor(threads, "ingle-convert") as pool:
-            tensors = [
-                TensorToWrite(header.name, header.shape, kind, partial(_chunks, opened, header, kind, pool, threads))
-                for header, kind in planned
-            ]
-            if on_start is not None:
-                on_start(sum(tensor.n_bytes for tensor in tensors))
-            write_gguf(target, _metadata(opened, file_type, planned), tensors, on_bytes)
-    finally:
-        opened.close()
+    _refuse_own_input(source, target)
+    planned = plan(source, file_type, keep)
+    with ThreadPoolExecutor(threads, "ingle-convert") as pool:
+        tensors = [
+            TensorToWrite(
+                p.header.name, p.header.shape, p.type, partial(_chunks, source, p.header, p.type, pool, threads)
+            )
+            for p in planned
+        ]
+        if on_start is not None:
+            on_start(sum(tensor.n_bytes for tensor in tensors))
+        write_gguf(target, _metadata(source, file_type, planned), tensors, on_bytes)
     return target
+
+
+def plan(source: Source, file_type: FileType, keep: Collection[str] = ()) -> list[Planned]:
+    """What `write_source` will write, in that order. Raises what checking the source's tensors raises."""
+    checkpoint = Checkpoint(source)
+    planned = []
+    for header in _ordered(checkpoint):
+        if header.name in keep:
+            planned.append(Planned(header, header.type, header.type))
+        else:
+            # Rows of 256 are whole blocks of every type.
+            fits = (*header.shape[:-1], 256)
+            wanted = _type_for(checkpoint, file_type, header.name, fits)
+            planned.append(Planned(header, _type_for(checkpoint, file_type, header.name, header.shape), wanted))
+    return planned
 
 
 def _refuse_own_input(source: Source, target: Path) -> None:
@@ -94,12 +134,12 @@ def _ordered(checkpoint: Checkpoint) -> list[Header]:
     return [header for name, header in headers.items() if name not in in_blocks] + [headers[name] for name in in_blocks]
 
 
-def _type_for(checkpoint: Checkpoint, file_type: FileType, header: Header) -> TensorType:
+def _type_for(checkpoint: Checkpoint, file_type: FileType, name: str, shape: tuple[int, ...]) -> TensorType:
     spec = checkpoint.spec
     return tensor_type_for(
         file_type,
-        header.name,
-        header.shape,
+        name,
+        shape,
         spec.n_layers,
         tied_embeddings=spec.tied,
         queries_per_kv_head=spec.n_heads // spec.n_kv_heads,
@@ -107,7 +147,7 @@ def _type_for(checkpoint: Checkpoint, file_type: FileType, header: Header) -> Te
     )
 
 
-def _metadata(source: Source, file_type: FileType, planned: list[tuple[Header, TensorType]]) -> Metadata:
+def _metadata(source: Source, file_type: FileType, planned: list[Planned]) -> Metadata:
     """The source's metadata (with its types), and what this conversion says about itself."""
     entries: dict[str, Value | TypedValue] = {"general.architecture": source.metadata.get_str("general.architecture")}
     entries |= {key: source.metadata.typed(key) for key in source.metadata}
@@ -116,9 +156,7 @@ def _metadata(source: Source, file_type: FileType, planned: list[tuple[Header, T
         "general.file_type": file_type.id,
         "general.quantization_version": _QUANTIZATION_VERSION,
     }
-    again = sorted(
-        {header.type.name for header, kind in planned if header.type.is_quantized and header.type is not kind}
-    )
+    again = sorted({p.header.type.name for p in planned if p.header.type.is_quantized and p.header.type is not p.type})
     if again:
         entries[_QUANTIZED_FROM] = ", ".join(again)
     return Metadata(entries, source.name)
