@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ingle.train.distributed import gather_rows, local, share_of_rows, world_of
+from ingle.train.sharding import any_process, gather_rows, local, own_rows, share_work
 
 __all__ = ["JORDAN", "Muon", "orthogonalise"]
 
@@ -20,13 +20,11 @@ JORDAN: tuple[tuple[float, float, float], ...] = ((3.4445, -4.7750, 2.0315),) * 
 _NUMBERS_AT_ONCE = 2**24  # of matrices in flight: bounds the memory beside weights, gradients and momentum
 
 
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it faster than float32, else float32."""
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 matrices faster than float32."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
-    if device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False):
-        return torch.bfloat16
-    return torch.float32
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def orthogonalise(x: Tensor, polynomials: Sequence[tuple[float, float, float]] = JORDAN) -> Tensor:
@@ -64,6 +62,9 @@ class Muon:
         self.lr, self.momentum, self.weight_decay, self.cautious = lr, momentum, weight_decay, cautious
         self.polynomials = tuple(polynomials)
         self.matrices = matrices
+        # One dtype for all devices: they exchange what each has computed.
+        device = next(iter(matrices.values()), torch.empty(0)).device
+        self.dtype = torch.float32 if any_process(not multiplies_bfloat16(device), device) else torch.bfloat16
         self.velocity = {name: torch.zeros_like(matrix) for name, matrix in matrices.items()}
 
     def _batches(self) -> Iterator[list[str]]:
@@ -84,12 +85,17 @@ class Muon:
         matrices = [self.matrices[name] for name in names]
         weights = [local(matrix) for matrix in matrices]
         velocities = [local(self.velocity[name]) for name in names]
-        gradients = [torch.zeros_like(w) if m.grad is None else local(m.grad) for m, w in zip(matrices, weights, strict=True)]
+        gradients = [
+            torch.zeros_like(weight) if matrix.grad is None else local(matrix.grad)
+            for matrix, weight in zip(matrices, weights, strict=True)
+        ]
         torch._foreach_lerp_(velocities, gradients, 1 - self.momentum)
-        dtype = compute_dtype(weights[0].device)
-        updates = torch.stack([g.lerp(v, self.momentum).to(dtype) for g, v in zip(gradients, velocities, strict=True)])
-        updates = orthogonalise(gather_rows(updates, matrices[0]), self.polynomials)
-        updates = share_of_rows(updates, matrices[0])
+        updates = torch.stack(
+            [g.lerp(v, self.momentum).to(self.dtype) for g, v in zip(gradients, velocities, strict=True)]
+        )
+        updates = gather_rows(updates, matrices[0])
+        updates = share_work(lambda x: orthogonalise(x, self.polynomials), updates)
+        updates = own_rows(updates, matrices[0])
         rows, columns = matrices[0].shape
         scale = lr * max(1.0, rows / columns) ** 0.5
         for weight, update in zip(weights, updates, strict=True):
