@@ -25,6 +25,7 @@ from ingle.train.tensors import file_digest, read_tensors, sync_folder, write_te
 __all__ = [
     "Checkpoint",
     "TrainedModel",
+    "beside",
     "checkpoints",
     "load_checkpoint",
     "load_run_model",
@@ -69,7 +70,7 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder`/step-NNNNNNNN; it has that name only when it is whole and on the disk. Raises OSError."""
     place = folder / f"step-{step:08d}"
-    with _beside(place) as part:
+    with beside(place) as part:
         digests = {
             "model.safetensors": write_tensors(part / "model.safetensors", tensors),
             "optimizer.safetensors": write_tensors(part / "optimizer.safetensors", optimizer),
@@ -136,7 +137,7 @@ def save_model(
 
     `tensors` by GGUF's names; they are stored as float32.
     """
-    with _beside(folder) as part:
+    with beside(folder) as part:
         write_tensors(part / "model.safetensors", {name: tensor.float() for name, tensor in tensors.items()})
         write_text(part / "shape.json", json.dumps(shape.to_dict(), indent=1) + "\n")
         write_text(part / "info.json", json.dumps(dict(info or {}), indent=1) + "\n")
@@ -205,7 +206,7 @@ def _tokenizer(folder: Path) -> bytes | None:
 
 
 @contextmanager
-def _beside(place: Path) -> Iterator[Path]:
+def beside(place: Path) -> Iterator[Path]:
     """A new folder to fill; it takes `place`'s name when all went well, and is gone when not."""
     part, old = place.with_name(f".{place.name}.part"), place.with_name(f".{place.name}.old")
     shutil.rmtree(part, ignore_errors=True)
