@@ -1,0 +1,97 @@
+"""curves.png: how a run went, in three panels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["draw_curves", "smooth"]
+
+_POINTS = 2000  # more can't be seen
+_TRAIN, _HELD_OUT = "#c2571a", "#1f4e79"
+
+
+def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Draw the records of a log to the PNG `path`, which is replaced when the new one is whole. Raises OSError."""
+    steps = [record for record in records if record.get("event") == "step"]
+    if len(steps) < 2:
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    steps = steps[:: max(1, len(steps) // _POINTS)]
+    scores = [record for record in records if record.get("event") == "validation"]
+    figure = Figure(figsize=(8, 8.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, speed, mfu = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
+    x = _column(steps, "tokens")
+    raw = _column(steps, "loss")
+    loss.plot(x, raw, color=_TRAIN, alpha=0.25, linewidth=0.8)
+    loss.plot(x, smooth(raw), color=_TRAIN, linewidth=1.8, label=f"training (last {smooth(raw)[-1]:.3f})")
+    if scores:
+        held_out = _column(scores, "loss")
+        label = f"validation (last {held_out[-1]:.3f})"
+        loss.plot(_column(scores, "tokens"), held_out, "o-", color=_HELD_OUT, markersize=4, linewidth=1, label=label)
+    loss.set_ylabel("loss (nats per token)")
+    loss.set_title(title)
+    loss.legend(frameon=False)
+    top = raw[len(raw) // 50 :].max()  # the first steps are far above, and would flatten the rest
+    bottom = min(raw.min(), *(record["loss"] for record in scores)) if scores else raw.min()
+    if top > bottom:
+        loss.set_ylim(bottom - 0.04 * (top - bottom), top + 0.04 * (top - bottom))
+    _band(speed, x, _column(steps, "tokens_per_s"))
+    speed.set_ylabel("tokens/s")
+    speed.yaxis.set_major_formatter(FuncFormatter(lambda value, at: _short(value)))
+    shares = _column(steps, "mfu")
+    if np.isfinite(shares).any():
+        _band(mfu, x, 100 * shares)
+    mfu.set_ylabel("MFU (%)")
+    mfu.set_xlabel("tokens trained on")
+    mfu.xaxis.set_major_formatter(FuncFormatter(lambda value, at: _short(value)))
+    for panel in (loss, speed, mfu):
+        panel.grid(alpha=0.3, linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(picture.getvalue())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A running mean over a fiftieth of the values, exponentially weighted, without a bias to the beginning."""
+    keep = 1 - 1 / max(1.0, len(values) / 50)
+    out = np.empty_like(values)
+    total = weight = 0.0
+    for i, value in enumerate(values):
+        total, weight = keep * total + value, keep * weight + 1
+        out[i] = total / weight
+    return out
+
+
+def _band(panel: Any, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+    panel.plot(x, y, color=_TRAIN, alpha=0.25, linewidth=0.8)
+    known = np.isfinite(y)
+    panel.plot(x[known], smooth(y[known]), color=_TRAIN, linewidth=1.8)
+    panel.set_ylim(0, 1.1 * float(np.quantile(y[known], 0.99)) or 1)
+
+
+def _column(records: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
+    return np.array([float("nan") if record[name] is None else record[name] for record in records], np.float64)
+
+
+def _short(value: float) -> str:
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.3g}"

@@ -1,0 +1,89 @@
+"""From a config's [data] to a vocabulary and token shards, made once for each run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ingle.errors import UsageError
+from ingle.train.config import Config
+from ingle.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from ingle.train.data.shards import ShardSet
+    from ingle.train.data.sources import Source
+    from ingle.train.data.vocabulary import Vocabulary
+
+__all__ = ["open_prepared", "prepare"]
+
+Event = Callable[[dict[str, Any]], None]
+
+
+def prepare(config: Config, run: RunFolder, on_event: Event) -> None:
+    """Put tokenizer.json and the token shards into the run's folder; what is there already is left as it is.
+
+    Only the first of several processes calls it. Raises DataError and UsageError.
+    """
+    from ingle.train.data.shards import Progress, build_shards
+    from ingle.train.data.vocabulary import load_vocabulary, train_tokenizer
+
+    wanted = config.data.tokenizer
+    if not run.tokenizer.exists():
+        if isinstance(wanted, int):
+            on_event({"event": "prepare", "what": "tokenizer", "done": 0, "total": None})
+            vocabulary = train_tokenizer(_texts(_sources(config.data.train), on_event), wanted)
+        else:
+            vocabulary = load_vocabulary(Path(wanted or config.start or ""))
+        vocabulary.save(run.tokenizer)
+    folder = _shards_folder(config, run)
+    if folder == run.data and (folder / "meta.json").exists():
+        return  # a run that goes on needs its folder alone
+    validation = config.data.validation
+
+    def progress(at: Progress) -> None:
+        on_event({"event": "prepare", "what": "data", "done": at.bytes_read, "total": at.bytes_total})
+
+    build_shards(
+        _sources(config.data.train),
+        load_vocabulary(run.tokenizer),
+        folder,
+        validation=_sources(validation) if isinstance(validation, tuple) else validation,
+        seed=config.training.seed,
+        on_progress=progress,
+    )
+
+
+def open_prepared(config: Config, run: RunFolder) -> tuple[Vocabulary, ShardSet]:
+    """What `prepare` left. Raises DataError where it is damaged or another vocabulary's."""
+    from ingle.train.data.shards import open_shards
+    from ingle.train.data.vocabulary import load_vocabulary
+
+    vocabulary = load_vocabulary(run.tokenizer)
+    return vocabulary, open_shards(_shards_folder(config, run), vocabulary_digest=vocabulary.digest)
+
+
+def _shards_folder(config: Config, run: RunFolder) -> Path:
+    return Path(config.data.shards) if config.data.shards else run.data
+
+
+def _sources(tables: Sequence[Mapping[str, Any]]) -> list[Source]:
+    from ingle.train.data.sources import Source
+
+    try:
+        return [Source(**table) for table in tables]
+    except TypeError as error:
+        raise UsageError(f"The config describes a source in a way this version does not know: {error}.") from None
+
+
+def _texts(sources: Sequence[Source], on_event: Event) -> Iterator[str]:
+    from ingle.train.data.sources import read_documents
+
+    done = 0
+    for source in sources:
+        for document in read_documents(source):
+            for segment in document.segments:
+                if not segment.special:
+                    done += len(segment.text)
+                    yield segment.text
+            on_event({"event": "prepare", "what": "tokenizer", "done": done, "total": None})
