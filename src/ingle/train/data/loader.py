@@ -212,11 +212,12 @@ class _Plan:
 def validation_rows(shards: Shards, positions: int, max_rows: int | None = None) -> Batch:
     """Packed rows for measuring the loss: the same on every call, whatever the seed of the run.
 
-    At most `max_rows` rows, of documents drawn over the whole side; each document at most once, without weights.
+    At most `max_rows` rows, of documents drawn over the whole side; each document at most once, without weights, and
+    cut only if it is longer than a row.
     Raises DataError for empty shards.
     """
     _require_documents(shards)
-    epoch = plan_epoch(shards.ends, np.ones(1), positions, 0, 0)
+    epoch = plan_epoch(shards.ends, np.ones(1), positions, 0, 0, whole=True)
     parts, n = [], 0
     for number in range(epoch.n_windows):
         window = epoch.window(number)
@@ -229,7 +230,9 @@ def validation_rows(shards: Shards, positions: int, max_rows: int | None = None)
 
 
 def _epoch(shards: Shards, positions: int, seed: int, number: int) -> Epoch:
-    return plan_epoch(shards.ends, shards.weights[shards.sources], positions, seed, number)
+    # A text may be cut to fill a row; an answer must not lose its question.
+    whole = not shards.all_learnt
+    return plan_epoch(shards.ends, shards.weights[shards.sources], positions, seed, number, whole=whole)
 
 
 def _whole(value: object) -> int:

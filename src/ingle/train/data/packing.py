@@ -1,9 +1,10 @@
 """Which tokens stand in which row: an epoch of documents, packed into rows of equal length with hardly a gap.
 
-An epoch is a permutation of the documents. It is cut into windows (of bounded memory); the documents of a window are
-packed by best-fit decreasing, which cuts only documents that are longer than a row (Ding et al., arXiv 2404.10830: a
-document cut without need loses context that it was written with). Everything is whole numbers and one stable sort,
-drawn from raw Philox bits, so that it is the same on every machine and with every version of NumPy.
+An epoch is a permutation of the documents. It is cut into windows (of bounded memory), and those are packed. A
+document cut without need loses context that it was written with (Ding et al., arXiv 2404.10830): plain texts are cut
+where nothing else fills a row, and what must stay whole is cut only if it is longer than a row. Everything is whole
+numbers and stable sorts, drawn from raw Philox bits, so that it is the same on every machine and with every version of
+NumPy.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ingle.train.data.filling import fill_rows
 
 __all__ = ["WINDOW_DOCUMENTS", "Epoch", "Ints", "Window", "best_fit_decreasing", "pack", "plan_epoch", "ragged_range"]
 
@@ -42,13 +45,17 @@ class Window:
 
 @dataclass(frozen=True)
 class Epoch:
-    """The documents of one epoch in their order: `begins` [N] of their tokens, and `counts` [N] of these."""
+    """The documents of one epoch in their order: `begins` [N] of their tokens, and `counts` [N] of these.
+
+    whole: documents that fit into a row are not cut.
+    """
 
     begins: Ints
     counts: Ints
     positions: int
     seed: int
     number: int
+    whole: bool
 
     @cached_property
     def window_bounds(self) -> list[int]:
@@ -69,14 +76,16 @@ class Epoch:
         """The rows of one window, in the order in which they are trained on."""
         documents = slice(*self.window_bounds[number : number + 2])
         bits = _bits(self.seed, self.number, 1 + number)
-        return pack(self.begins[documents], self.counts[documents], self.positions, bits)
+        return pack(self.begins[documents], self.counts[documents], self.positions, bits, whole=self.whole)
 
     def n_rows(self) -> int:
-        """Rows of the whole epoch. Packs every window: about a second for ten million documents."""
+        """Rows of the whole epoch. Packs every window: some seconds for ten million documents."""
         return sum(self.window(number).n_rows for number in range(self.n_windows))
 
 
-def plan_epoch(ends: Ints, weights: NDArray[np.float64], positions: int, seed: int, number: int) -> Epoch:
+def plan_epoch(
+    ends: Ints, weights: NDArray[np.float64], positions: int, seed: int, number: int, *, whole: bool
+) -> Epoch:
     """Draw and shuffle the documents of epoch `number`.
 
     `ends` [N] int64: where each document's tokens end; every document has at least two tokens. `weights` [N] or [1]:
@@ -85,33 +94,38 @@ def plan_epoch(ends: Ints, weights: NDArray[np.float64], positions: int, seed: i
     bits = _bits(seed, number, 0)
     taken: Any = np.arange(len(ends))
     if not (weights == 1).all():
-        whole = np.floor(weights)
+        times = np.floor(weights)
         chance = (bits.random_raw(len(ends)) >> np.uint64(11)) * 2.0**-53
-        taken = np.repeat(taken, (whole + (chance < weights - whole)).astype(np.int64))
+        taken = np.repeat(taken, (times + (chance < weights - times)).astype(np.int64))
     order = taken[_shuffled(len(taken), bits)]
     begins = np.where(order > 0, ends[order - 1], 0)
-    return Epoch(begins, ends[order] - begins, positions, seed, number)
+    return Epoch(begins, ends[order] - begins, positions, seed, number, whole)
 
 
-def pack(begins: Ints, counts: Ints, positions: int, bits: np.random.BitGenerator) -> Window:
+def pack(begins: Ints, counts: Ints, positions: int, bits: np.random.BitGenerator, *, whole: bool) -> Window:
     """Pack documents into rows of `positions`, in shuffled order.
 
-    A document of n tokens, n >= 2, takes n - 1 positions: each token but its first is predicted exactly once. One that
-    takes more than a row is cut so that the pieces overlap by the one token that is predicted and then read.
+    A document of n tokens, n >= 2, takes n - 1 positions: each token but its first is predicted exactly once. Where it
+    is cut, the pieces overlap by the one token that is predicted and then read. `whole` as in `Epoch`.
     """
     takes = counts - 1
-    whole = (takes - 1) // positions  # whole rows, before a last piece of 1 to `positions`
-    document = np.repeat(np.arange(len(takes)), whole + 1)
-    nth = ragged_range(np.zeros_like(whole), whole + 1)
-    lengths = np.minimum(takes[document] - nth * positions, positions)
-    row = best_fit_decreasing(lengths, positions)
-    n_rows = int(row.max()) + 1 if len(row) else 0
+    full = (takes - 1) // positions  # rows that a document fills alone, before a last piece of 1 to `positions`
+    alone = np.repeat(begins, full) + ragged_range(np.zeros_like(full), full) * positions
+    rest, lengths = begins + full * positions, takes - full * positions
+    if whole:
+        row = best_fit_decreasing(lengths, positions)
+    else:
+        rest, lengths, row = fill_rows(rest, lengths, positions)
+    n_shared = int(row.max()) + 1 if len(row) else 0
+    n_rows = n_shared + len(alone)
+    rest = np.concatenate((rest, alone))
+    lengths = np.concatenate((lengths, np.full(len(alone), positions)))
     shuffled = np.empty(n_rows, np.int64)
     shuffled[_shuffled(n_rows, bits)] = np.arange(n_rows)
-    row = shuffled[row]
+    row = shuffled[np.concatenate((row, np.arange(n_shared, n_rows)))]
     order = np.argsort(row, kind="stable")
     first_piece = np.concatenate(([0], np.cumsum(np.bincount(row, minlength=n_rows))))
-    return Window((begins[document] + nth * positions)[order], lengths[order], first_piece)
+    return Window(rest[order], lengths[order], first_piece)
 
 
 def best_fit_decreasing(sizes: Ints, capacity: int) -> Ints:

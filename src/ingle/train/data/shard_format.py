@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ingle.errors import DataError
 
-__all__ = ["FORMAT", "META", "SHARD_TOKENS", "SIDES", "ShardSet", "Shards", "open_shards", "token_dtype"]
+__all__ = ["FORMAT", "MAX_WEIGHT", "META", "SHARD_TOKENS", "SIDES", "ShardSet", "Shards", "open_shards", "token_dtype"]
 
 FORMAT = {"format": "ingle-token-shards", "version": 1}
 META = "meta.json"
@@ -33,7 +33,7 @@ SHARD_TOKENS = 2**28
 
 _MAX_META_BYTES = 2**24
 _MAX_TOKENS = 2**48
-_MAX_WEIGHT = 1000.0
+MAX_WEIGHT = 1000.0
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def open_shards(folder: str | Path, *, vocabulary_digest: str | None = None) -> 
             f"The token shards in {folder} were made with another tokenizer (digest {found[:12]}, not "
             f"{vocabulary_digest[:12]}): use that tokenizer, or delete the folder to build them again."
         )
-    weights = [source.number("weight", 0.0, _MAX_WEIGHT) for source in meta.records("sources")]
+    weights = [source.number("weight", 0.0, MAX_WEIGHT) for source in meta.records("sources")]
     shard_tokens = meta.integer("shard_tokens", 8, SHARD_TOKENS)
     if shard_tokens % 8:
         raise meta.wrong("shard_tokens")
