@@ -28,7 +28,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def orthogonalise(x: Tensor, polynomials: Sequence[tuple[float, float, float]] = JORDAN) -> Tensor:
-    """U V^T of each matrix U S V^T in `x` [..., rows, columns], about: Newton-Schulz in the dtype of `x`.
+    """U V^T of each matrix U S V^T in `x` [n, rows, columns], about: Newton-Schulz in the dtype of `x`.
 
     Each polynomial (a, b, c) maps the singular values s to a s + b s^3 + c s^5. A matrix of zeros stays zeros.
     """
@@ -37,7 +37,7 @@ def orthogonalise(x: Tensor, polynomials: Sequence[tuple[float, float, float]] =
     x = x.mT if tall else x  # the Gram matrix of the shorter side is the smaller one
     for a, b, c in polynomials:
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 
@@ -97,10 +97,15 @@ class Muon:
         updates = share_work(lambda x: orthogonalise(x, self.polynomials), updates)
         updates = own_rows(updates, matrices[0])
         rows, columns = matrices[0].shape
-        scale = lr * max(1.0, rows / columns) ** 0.5
+        scale = lr * shape_factor(rows, columns)
         for weight, update in zip(weights, updates, strict=True):
             shrink(weight, update, lr * self.weight_decay, self.cautious)
             weight.sub_(update.to(weight.dtype), alpha=scale)
+
+
+def shape_factor(rows: int, columns: int) -> float:
+    """What the learning rate of a square matrix is multiplied by for one of [rows, columns]."""
+    return max(1.0, rows / columns) ** 0.5
 
 
 def shrink(weight: Tensor, update: Tensor, share: float, cautious: bool) -> None:
