@@ -138,11 +138,7 @@ class _Build:
             for name, some in kept.items():
                 self._add(name, some, number)
             if self._on_progress is not None:
-                n = [
-                    sum(values)
-                    for values in zip(*((w.documents, w.tokens) for w in self._writers.values()), strict=True)
-                ]
-                self._on_progress(Progress(n[0], n[1], self._bytes_read, self._bytes_total))
+                self._on_progress(self._bytes_read, self._bytes_total)
         counts = {
             name: {"documents": writer.documents - before[name][0], "tokens": writer.tokens - before[name][1]}
             for name, writer in self._writers.items()
