@@ -8,17 +8,20 @@ MobileLLM found that this costs 2.6 to 3.2 times the time and gains nothing at i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ingle.errors import UsageError
+from ingle.errors import CheckpointError, UnsupportedError, UsageError
 from ingle.train.decoder import Decoder
 from ingle.train.loss import IGNORED
 
-__all__ = ["DecoderTeacher", "Distiller", "Teacher", "distillation_sum", "load_teacher"]
+if TYPE_CHECKING:
+    from ingle.train.data.vocabulary import Vocabulary
+
+__all__ = ["DecoderTeacher", "Distiller", "Teacher", "TransformersTeacher", "distillation_sum", "load_teacher"]
 
 _ROWS = 1024  # positions whose logits, the teacher's and the student's, exist at once
 
@@ -51,13 +54,85 @@ class DecoderTeacher:
         return F.linear(*self.decoder.head(hidden)).float()
 
 
-def load_teacher(path: Path, vocabulary: Any, device: torch.device | str = "cpu") -> Teacher:
+class TransformersTeacher:
+    """A causal language model of the package `transformers`, for families that a `Decoder` is not."""
+
+    def __init__(self, model: Any, vocabulary: int) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.vocabulary = vocabulary
+        config = model.config
+        self._cap = getattr(config, "final_logit_softcapping", None)
+        self._scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+
+    @torch.no_grad()
+    def hidden(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
+        at = torch.arange(tokens.shape[1], device=tokens.device)
+        seen = (at[:, None] >= at).expand(len(tokens), -1, -1)
+        if documents is not None:
+            seen = seen & (documents[:, :, None] == documents[:, None, :])
+        mask = torch.zeros(seen.shape, device=tokens.device).masked_fill(~seen, torch.finfo(torch.float32).min)
+        dtype = torch.get_autocast_dtype(tokens.device.type) if torch.is_autocast_enabled(tokens.device.type) else None
+        mask = mask.to(dtype or self.model.dtype)[:, None]
+        found = self.model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
+        hidden: Tensor = found.last_hidden_state
+        return hidden
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        z: Tensor = self.model.get_output_embeddings()(hidden).float() * self._scale
+        return z if self._cap is None else (z / self._cap).tanh() * self._cap
+
+
+def load_teacher(path: Path, vocabulary: Vocabulary, device: torch.device | str = "cpu") -> Teacher:
     """The teacher at `path`: a run or model folder, a GGUF file or a Hugging Face folder.
 
-    `vocabulary` is the student's (`train.data.vocabulary.Vocabulary`). Raises UsageError when the teacher's tokens are
-    not the student's, and the errors of `load_model`.
+    `vocabulary` is the student's. A Hugging Face model that is no `Decoder` is run by `transformers`, without code from
+    its folder. Raises UsageError when the teacher's tokens are not the student's, and the errors of `load_model`.
     """
-    raise NotImplementedError
+    from ingle.train.compress.compress import decoder_of
+    from ingle.train.data.vocabulary import load_vocabulary
+    from ingle.train.load import load_model
+
+    _expect_same_tokens(load_vocabulary(path), vocabulary, path)
+    try:
+        return DecoderTeacher(decoder_of(load_model(path), device))
+    except UnsupportedError:
+        if not (path.is_dir() and (path / "config.json").is_file()):
+            raise
+        return _with_transformers(path, vocabulary.size, device)
+
+
+def _expect_same_tokens(theirs: Vocabulary, ours: Vocabulary, path: Path) -> None:
+    """Every id of the student must stand for the same text in the teacher."""
+    mine, other = ours.tokenizer.get_vocab(), theirs.tokenizer.get_vocab()
+    differing = [text for text, token_id in mine.items() if other.get(text) != token_id]
+    if differing:
+        raise UsageError(
+            f"The teacher {path} has other tokens than the student ({len(differing):,} of {len(mine):,} differ, such "
+            f"as {min(differing)!r}); a teacher must have the student's tokenizer: set data.tokenizer to {path}."
+        )
+
+
+def _with_transformers(path: Path, vocabulary: int, device: torch.device | str) -> TransformersTeacher:
+    try:
+        from transformers import AutoModelForCausalLM
+    except ImportError:
+        raise UsageError(f"The teacher {path} needs the package transformers; install it.") from None
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            str(path), local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"transformers cannot load the teacher {path}: {' '.join(str(error).split())}") from None
+    teacher = TransformersTeacher(model.to(torch.device(device)), vocabulary)
+    # What a family does behind its last layer is not in every configuration: see whether we do the same.
+    tokens = torch.arange(min(16, vocabulary), device=device)[None]
+    with torch.no_grad():
+        expected = model(input_ids=tokens, use_cache=False).logits[0].float()
+    found = teacher.logits(teacher.hidden(tokens, None)[0])
+    if found.shape[1] < vocabulary or not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
+        raise UnsupportedError(f"The teacher {path} ends in a way that Ingle does not know; choose another teacher.")
+    return teacher
 
 
 class Distiller:
