@@ -75,7 +75,7 @@ def find_files(path: Path) -> list[Path]:
             )
         return found
     if not path.exists():
-        raise DataError(f"There is no {path}{near_misses(path)}.")
+        raise DataError(f"There is no {path}{near_misses(path)}")
     if not path.is_file():
         raise DataError(f"{path} is neither a file nor a folder; give one of these.")
     if kind_of(path.name) is None:
@@ -85,12 +85,12 @@ def find_files(path: Path) -> list[Path]:
 
 
 def near_misses(path: Path) -> str:
-    """The sentence about names like this one; empty if there is none."""
+    """The end of a sentence about a name that is not there: names like it, or where was looked."""
     parent = path.parent
     if not parent.is_dir():
-        return f" (there is no folder {parent} either)"
+        return f" (there is no folder {parent} either)."
     close = get_close_matches(path.name, [entry.name for entry in parent.iterdir()], n=3)
-    return f"; did you mean {' or '.join(str(parent / name) for name in close)}?" if close else f" in {parent}"
+    return f"; did you mean {' or '.join(str(parent / name) for name in close)}?" if close else f" in {parent}."
 
 
 @contextmanager

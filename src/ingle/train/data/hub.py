@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +12,9 @@ from typing import Any
 from ingle.errors import DataError
 
 __all__ = ["hub_records"]
+
+_HOST = "huggingface.co"
+_OUT_OF_REACH = "{} cannot be fetched, " + _HOST + " is out of reach; go online or give local files."
 
 
 def hub_records(name: str, split: str) -> tuple[str, Iterator[tuple[int, Any]], str | None]:
@@ -19,7 +24,8 @@ def hub_records(name: str, split: str) -> tuple[str, Iterator[tuple[int, Any]], 
     parts the last is the configuration. Says on stderr what is fetched.
     Raises DataError without a network, for an unknown name, and for a data set that wants an account or runs code.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the package is imported
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # errors reach people as our sentences
     try:
         import datasets
     except ImportError:
@@ -30,12 +36,23 @@ def hub_records(name: str, split: str) -> tuple[str, Iterator[tuple[int, Any]], 
         raise DataError(f"hf:{name} is no name of a data set; expected hf:OWNER/NAME or hf:OWNER/NAME/CONFIG.")
     path, config = "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
     shown = f"hf:{name}"
-    print(f"{shown}: reading the split {split} from huggingface.co as it is needed", file=sys.stderr)
+    _expect_network(shown)
+    print(f"{shown}: reading the split {split} from {_HOST} as it is needed", file=sys.stderr)
     try:
         found = datasets.load_dataset(path, config, split=split, streaming=True)
     except Exception as error:  # the package and its network libraries have no common class of errors
         raise _unavailable(shown, error) from None
     return shown, _rows(found, shown), _licence(found, datasets, path)
+
+
+def _expect_network(shown: str) -> None:
+    """Offline is told at once: the package would try for half a minute. With a proxy or a mirror only it can know."""
+    if any(os.environ.get(name) for name in ("HF_ENDPOINT", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return
+    try:
+        socket.getaddrinfo(_HOST, 443)
+    except OSError:
+        raise DataError(_OUT_OF_REACH.format(shown)) from None
 
 
 def _rows(found: Any, shown: str) -> Iterator[tuple[int, Any]]:
@@ -67,5 +84,5 @@ def _unavailable(shown: str, error: Exception) -> DataError:
     if "DatasetNotFoundError" in names:
         return DataError(f"{shown} is not to be had: no such data set, or it wants an account; check the name.")
     if names & {"OfflineModeIsEnabled", "ConnectionError", "ConnectError", "TimeoutError", "TimeoutException"}:
-        return DataError(f"{shown} cannot be fetched, huggingface.co is out of reach; go online or give local files.")
+        return DataError(_OUT_OF_REACH.format(shown))
     return DataError(f"{shown} cannot be read ({what or type(error).__name__}); check name, configuration and split.")

@@ -125,8 +125,11 @@ class _Text:
 
 def parquet_rows(path: Path, count: Count | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number from 1, record) of each row of a Parquet file, a few at a time."""
-    import pyarrow
-    import pyarrow.parquet
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"Reading {path} needs the package pyarrow: pip install 'ingle[train]'.") from None
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:

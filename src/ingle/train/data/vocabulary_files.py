@@ -32,7 +32,7 @@ def read_tokenizer(path: Path) -> tuple[str, str | int | None, int | None]:
     if not path.is_file():
         from ingle.train.data.files import near_misses
 
-        raise CheckpointError(f"There is no tokenizer {path}{near_misses(path)}.")
+        raise CheckpointError(f"There is no tokenizer {path}{near_misses(path)}")
     with path.open("rb") as file:
         if file.read(4) == b"GGUF":
             return _from_gguf(path)
