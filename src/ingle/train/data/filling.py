@@ -21,7 +21,7 @@ _LEAST = 4  # a cut leaves at least 1/4 of a row in the row, where there is a ch
 
 
 def fill_rows(begins: Ints, lengths: Ints, capacity: int) -> tuple[Ints, Ints, Ints]:
-    """Pieces as (begins, lengths, row) that fill rows of `capacity` positions; int64 [N] in, [N or more] out.
+    """Pieces as (begins, lengths, row) that fill rows of `capacity` positions; int64 [N >= 1] in, [N or more] out.
 
     Text i is the positions from `begins[i]` on, `lengths[i]` of them, from 1 to `capacity`. Longest texts come first.
     A row is completed by one or two texts that leave it 99% full or more; where there are none, the longest text that
@@ -44,8 +44,6 @@ def fill_rows(begins: Ints, lengths: Ints, capacity: int) -> tuple[Ints, Ints, I
             taken = pool.pop(cut, len(rows))
             out.append((taken, head, rows))
             pool.push(cut - head, taken + head)
-    if not out:
-        return begins, lengths, np.empty(0, np.int64)
     sizes = np.repeat([size for _, size, _ in out], [len(rows) for *_, rows in out])
     return np.concatenate([some for some, *_ in out]), sizes, np.concatenate([rows for *_, rows in out])
 
@@ -91,7 +89,7 @@ class _Pool:
         self._begins: list[list[Ints]] = [[] for _ in range(capacity + 1)]
         order = np.argsort(lengths, kind="stable")
         sizes, starts = np.unique(lengths[order], return_index=True)
-        for size, some in zip(sizes.tolist(), np.split(begins[order], starts[1:]), strict=bool(len(sizes))):
+        for size, some in zip(sizes.tolist(), np.split(begins[order], starts[1:]), strict=True):
             self.push(size, some)
 
     def push(self, size: int, begins: Ints) -> None:

@@ -103,7 +103,7 @@ def plan_epoch(
 
 
 def pack(begins: Ints, counts: Ints, positions: int, bits: np.random.BitGenerator, *, whole: bool) -> Window:
-    """Pack documents into rows of `positions`, in shuffled order.
+    """Pack documents (at least one) into rows of `positions`, in shuffled order.
 
     A document of n tokens, n >= 2, takes n - 1 positions: each token but its first is predicted exactly once. Where it
     is cut, the pieces overlap by the one token that is predicted and then read. `whole` as in `Epoch`.
@@ -116,7 +116,7 @@ def pack(begins: Ints, counts: Ints, positions: int, bits: np.random.BitGenerato
         row = best_fit_decreasing(lengths, positions)
     else:
         rest, lengths, row = fill_rows(rest, lengths, positions)
-    n_shared = int(row.max()) + 1 if len(row) else 0
+    n_shared = int(row.max()) + 1
     n_rows = n_shared + len(alone)
     rest = np.concatenate((rest, alone))
     lengths = np.concatenate((lengths, np.full(len(alone), positions)))
@@ -131,7 +131,7 @@ def pack(begins: Ints, counts: Ints, positions: int, bits: np.random.BitGenerato
 def best_fit_decreasing(sizes: Ints, capacity: int) -> Ints:
     """The bin of each item: largest items first, each into the fullest bin that still takes it.
 
-    `sizes` [N] int64 from 1 to `capacity`; returns [N] int64 bins numbered from 0. Items of one size are placed
+    `sizes` [N >= 1] int64 from 1 to `capacity`; returns [N] int64 bins numbered from 0. Items of one size are placed
     together: the fullest bin that takes one goes on to be the fullest until it takes no more. So the steps are as many
     as (size, free space) pairs in use, never more than items, and each is a few operations on whole arrays.
     """
@@ -141,8 +141,7 @@ def best_fit_decreasing(sizes: Ints, capacity: int) -> Ints:
     in_use = np.zeros(capacity + 1, bool)
     n_bins = 0
     distinct, starts = np.unique(-sizes[order], return_index=True)
-    for size, begin, end in zip((-distinct).tolist(), starts.tolist(), [*starts[1:].tolist(), len(sizes)], strict=True):
-        items = order[begin:end]
+    for size, items in zip((-distinct).tolist(), np.split(order, starts[1:]), strict=True):
         for free in [*(size + np.flatnonzero(in_use[size:])).tolist(), 0]:
             if not len(items):
                 break
