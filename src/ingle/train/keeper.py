@@ -97,7 +97,7 @@ class Keeper:
                 "--resume" + ("." if self._unsaved is None else f", from {self.last_checkpoint or 'the beginning'}.")
             ) from None
 
-    def end(self, status: str, step: int, elapsed_s: float) -> None:
+    def end(self, status: str, step: int, elapsed_s: float, loss: float | None) -> None:
         """The last record. Raises TrainingError where the last checkpoint could not be written."""
         if not self.first:
             return
@@ -105,7 +105,8 @@ class Keeper:
             raise TrainingError(
                 f"{self._unsaved} The run stopped; --resume goes on from {self.last_checkpoint or 'the beginning'}."
             )
-        self.record({"event": "end", "step": step, "status": status, "elapsed_s": round(elapsed_s, 3)})
+        outcome = {"status": status, "validation_loss": loss, "elapsed_s": round(elapsed_s, 3)}
+        self.record({"event": "end", "step": step, **outcome})
         self._paint()
 
     def _paint(self) -> None:

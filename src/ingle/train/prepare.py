@@ -20,12 +20,13 @@ __all__ = ["open_prepared", "prepare"]
 Event = Callable[[dict[str, Any]], None]
 
 
-def prepare(config: Config, run: RunFolder, on_event: Event) -> None:
-    """Put tokenizer.json and the token shards into the run's folder; what is there already is left as it is.
+def prepare(config: Config, run: RunFolder, on_event: Event, *, resume: bool) -> None:
+    """Put tokenizer.json and the token shards into the run's folder; those of a run that is resumed are left as they
+    are, so that it needs its folder alone.
 
     Only the first of several processes calls it. Raises DataError and UsageError.
     """
-    from ingle.train.data.shards import Progress, build_shards
+    from ingle.train.data.shards import build_shards
     from ingle.train.data.vocabulary import load_vocabulary, train_tokenizer
 
     wanted = config.data.tokenizer
@@ -37,12 +38,12 @@ def prepare(config: Config, run: RunFolder, on_event: Event) -> None:
             vocabulary = load_vocabulary(Path(wanted or config.start or ""))
         vocabulary.save(run.tokenizer)
     folder = _shards_folder(config, run)
-    if folder == run.data and (folder / "meta.json").exists():
-        return  # a run that goes on needs its folder alone
+    if resume and folder == run.data and (folder / "meta.json").exists():
+        return
     validation = config.data.validation
 
-    def progress(at: Progress) -> None:
-        on_event({"event": "prepare", "what": "data", "done": at.bytes_read, "total": at.bytes_total})
+    def progress(done: int, total: int | None) -> None:
+        on_event({"event": "prepare", "what": "data", "done": done, "total": total})
 
     build_shards(
         _sources(config.data.train),

@@ -42,17 +42,23 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
 
-    def create(self, config: Config) -> None:
-        """Make the folder. Raises TrainingError where something is in its way."""
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+    def expect_free(self) -> None:
+        """Raise TrainingError if the folder holds anything but a run in which nothing was trained yet."""
+        ours = {self.config.name, self.log.name, self.tokenizer.name, "tokenizer_config.json", self.data.name, ".lock"}
+        try:
+            names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        except OSError as error:
+            raise TrainingError(f"The run's folder {self.path} cannot be used: {error.strerror}.") from None
+        if not names <= ours or any(record["event"] == "step" for record in read_log(self.log)):
             raise TrainingError(
                 f"{self.path} exists; --resume goes on with the run in it, or give another folder with --out."
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_aside(self.config, toml(config.to_dict()))
-        except OSError as error:
-            raise TrainingError(f"The run's folder {self.path} cannot be made: {error.strerror}.") from None
+
+    def create(self, config: Config) -> None:
+        """Begin a run in the folder. Raises OSError."""
+        for stale in (self.log, self.tokenizer):
+            stale.unlink(missing_ok=True)
+        write_aside(self.config, toml(config.to_dict()))
 
     def go_on(self, config: Config) -> None:
         """Check that `config` can go on with the run in the folder, and note what has changed. Raises TrainingError."""
@@ -98,13 +104,17 @@ def _refused(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 def locked(folder: Path) -> Iterator[None]:
     """Only one process trains in a folder. Raises TrainingError where another one does. A kill unlocks it."""
     try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        yield
-        return
-    with open(folder / ".lock", "w") as file:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise TrainingError(f"The run's folder {folder} cannot be used: {error.strerror}.") from None
+    with file:
         try:
+            import fcntl
+
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such locks on Windows
+            pass
         except OSError:
             raise TrainingError(f"Another process is training in {folder}; wait for it, or stop it.") from None
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -61,25 +62,26 @@ def train(config: Config, out: Path, *, resume: bool = False, on_event: Event | 
         if not devices.first:
             _first_does(devices, lambda: None)
             return _train(config, run, devices, say)
-        _begin(config, run, resume)
-        with locked(out):
-            _first_does(devices, lambda: prepare(config, run, say))
+        with ExitStack() as lock:
+
+            def begin() -> None:
+                run.read_config() if resume else run.expect_free()
+                if not resume:
+                    config.expect_files()
+                lock.enter_context(locked(out))
+                run.go_on(config) if resume else run.create(config)
+                prepare(config, run, say, resume=resume)
+
+            _first_does(devices, begin)
             return _train(config, run, devices, say)
-
-
-def _begin(config: Config, run: RunFolder, resume: bool) -> None:
-    if resume:
-        run.go_on(config)
-    else:
-        run.create(config)
 
 
 def _first_does(devices: Devices, work: Callable[[], None]) -> None:
     """The first device does `work` while the others wait; all of them fail where it fails."""
-    failure: IngleError | None = None
+    failure: IngleError | OSError | None = None
     try:
         work()
-    except IngleError as error:
+    except (IngleError, OSError) as error:
         failure = error
     if devices.any_over(failure is not None):
         raise failure or TrainingError("The first process could not prepare this run; its message says why.")
@@ -305,7 +307,7 @@ class _Loop:
         return self._result("finished")
 
     def _result(self, status: Literal["finished", "stopped"]) -> Result:
-        self.keeper.end(status, self.step, self.elapsed_s)
+        self.keeper.end(status, self.step, self.elapsed_s, None if self.score is None else self.score.loss)
         received = self.stop.received if status == "stopped" else None
         return Result(status, self.keeper.run.path, self.step, self.tokens, self.elapsed_s, self.score, received)
 
@@ -368,14 +370,13 @@ class _Loop:
 
     def _compile(self) -> None:
         """Compile before the clock starts."""
-        began = time.monotonic()
+        self.keeper.tell({"event": "prepare", "what": "compile"})
         shape = self.setup.micro_rows, self.setup.positions
         tokens = torch.zeros(shape, dtype=torch.int64, device=self.device)
         with self.parallel.accumulating(last=True), self.setup.autocast(self.device):
             loss = self._loss(tokens, tokens, tokens.to(torch.int32))
         torch.autograd.backward([loss])
         self.optimizer.zero_grad()
-        self.keeper.tell({"event": "prepare", "what": "compiled", "seconds": time.monotonic() - began})
 
 
 def _load_start(config: Config) -> tuple[Shape, dict[str, Tensor]] | None:
