@@ -5,6 +5,7 @@ All singular values of an update become about 1, so rare directions move as far 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -105,7 +106,7 @@ class Muon:
 
 def shape_factor(rows: int, columns: int) -> float:
     """What the learning rate of a square matrix is multiplied by for one of [rows, columns]."""
-    return max(1.0, rows / columns) ** 0.5
+    return math.sqrt(max(1.0, rows / columns))
 
 
 def shrink(weight: Tensor, update: Tensor, share: float, cautious: bool) -> None:

@@ -35,7 +35,7 @@ def world_size() -> int:
 
 def local(x: Tensor) -> Tensor:
     """What of `x` this device holds; writing to it writes to `x`."""
-    return x.to_local() if isinstance(x, DTensor) else x.detach()
+    return x.to_local().detach() if isinstance(x, DTensor) else x.detach()
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
