@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["attention", "rotary_tables", "rotate"]
+__all__ = ["attention", "rotary_tables", "rotate", "visibility"]
 
-_QUERIES = 64  # queries at once
+_CHUNKS = 8  # of the queries of a row: more skip more of the future, and take longer to compile
+_MIN_QUERIES = 64
 
 
 def rotary_tables(positions: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -24,30 +26,55 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(x.dtype)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
-    """What each position reads from the earlier positions of its document.
+def visibility(documents: Tensor | None, positions: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores: 0 where a query sees a key, else -inf; [B, T, T], or [1, T, T] for all rows.
 
-    `q` [B, T, H, D], `k` and `v` [B, T, K, D] after the rotation; `documents` [B, T], a number for each document in a
-    row, or None where a row is one document. Returns [B, T, H * D].
+    `documents` [B, T]: a number for each document in a row, or None where a row is one document. It is the same for
+    all layers and heads, so it is made once for all of them.
+    """
+    at = torch.arange(positions, device=device)
+    hidden = (at[:, None] < at)[None]
+    if documents is not None:
+        hidden = hidden | (documents[:, :, None] != documents[:, None, :])
+    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
 
-    Written out in chunks of queries that skip the future: compiled for a CPU that takes less time than the whole
-    square, and less than PyTorch's fused kernel, whose backward pass is slow there.
+
+def attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+    """What each position reads from the earlier positions of its document, [B, T, H * D].
+
+    `q` [B, T, H, D], `k` and `v` [B, T, K, D] after the rotation; `visible` from `visibility`. On a GPU it is PyTorch's
+    fused kernel with a mask, which was not timed.
+    """
+    if q.is_cuda:
+        group = q.shape[2] // k.shape[2]
+        q, k, v = (x.transpose(1, 2) for x in (q, k.repeat_interleave(group, 2), v.repeat_interleave(group, 2)))
+        read = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None].to(q.dtype))
+        return read.transpose(1, 2).flatten(2)
+    return _chunked(q, k, v, visible)
+
+
+def _chunked(q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+    """Chunks of queries, each without its future.
+
+    Compiled for a CPU this takes less time than the whole square, and less than PyTorch's fused kernel, whose backward
+    pass is slow there. The weights are divided by their sum after they read the values, not before: that is a
+    division for each of D numbers instead of T, and leaves the backward pass without a sum over T.
     """
     rows, positions, heads, size = q.shape
     kv_heads = k.shape[2]
     group = heads // kv_heads
     q = q.view(rows, positions, kv_heads, group, size).permute(0, 2, 3, 1, 4)
     k, v = k.transpose(1, 2), v.transpose(1, 2)
-    at = torch.arange(positions, device=q.device)
+    step = max(_MIN_QUERIES, -(-positions // _CHUNKS))
     read = []
-    for begin in range(0, positions, _QUERIES):
-        end = min(begin + _QUERIES, positions)
+    for begin in range(0, positions, step):
+        end = min(begin + step, positions)
         n = end - begin
         queries = q[:, :, :, begin:end].reshape(rows, kv_heads, group * n, size)
         scores = (queries @ k[:, :, :end].mT).float().view(rows, kv_heads, group, n, end) * size**-0.5
-        hidden = at[begin:end, None] < at[:end]
-        if documents is not None:
-            hidden = hidden | (documents[:, begin:end, None] != documents[:, None, :end])[:, None, None]
-        weights = scores.masked_fill(hidden, float("-inf")).softmax(-1).to(v.dtype)
-        read.append((weights.view(rows, kv_heads, group * n, end) @ v[:, :, :end]).view(rows, kv_heads, group, n, size))
+        scores = scores + visible[:, None, None, begin:end, :end]
+        weights = (scores - scores.detach().amax(-1, keepdim=True)).exp().to(v.dtype)
+        total = weights.float().sum(-1, keepdim=True)
+        values = weights.view(rows, kv_heads, group * n, end) @ v[:, :, :end]
+        read.append((values.view(rows, kv_heads, group, n, size) / total).to(v.dtype))
     return torch.cat(read, 3).permute(0, 3, 1, 2, 4).reshape(rows, positions, heads * size)

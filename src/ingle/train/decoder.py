@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ingle.train.attention import attention, rotary_tables, rotate
-from ingle.train.linear import FakeQuant, Linear
-from ingle.train.loss import cross_entropy_sum
+from ingle.train.attention import attention, rotary_tables, rotate, visibility
+from ingle.train.compiling import compiler, keep_freed_memory
+from ingle.train.linear import FakeQuant, Linear, together
+from ingle.train.loss import Softmax, cross_entropy_sum, softmax
 from ingle.train.shape import Shape
 
 __all__ = ["Decoder", "Init", "Layer"]
@@ -37,30 +40,41 @@ class Layer(nn.Module):
         self.ffn_up = Linear(width, shape.hidden)
         self.ffn_down = Linear(shape.hidden, width)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, documents: Tensor | None) -> Tensor:
-        """`x` [B, T, E]; `cos`, `sin` [T, D/2]; `documents` [B, T] or None."""
-        x = x + self._attention(self.attn_norm(x), cos, sin, documents)
-        return x + self._feed_forward(self.ffn_norm(x))
+        self.compiled: Callable[..., Tensor] | None = None
 
-    def _attention(self, h: Tensor, cos: Tensor, sin: Tensor, documents: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor) -> Tensor:
+        """`x` [B, T, E]; `cos`, `sin` [T, D/2]; `visible` from `attention.visibility`."""
+        if self.compiled is not None and torch.is_grad_enabled():  # once for training; the rest is not worth a minute
+            return self.compiled(self, x, cos, sin, visible)
+        return _compute(self, x, cos, sin, visible)
+
+    def attend(self, h: Tensor, cos: Tensor, sin: Tensor, visible: Tensor) -> Tensor:
+        """The attention block of normed `h`, without the residual."""
         by_head = (*h.shape[:2], -1, self.shape.head_dim)
-        q, k, v = self.attn_q(h).view(by_head), self.attn_k(h).view(by_head), self.attn_v(h).view(by_head)
+        q, k, v = (y.view(by_head) for y in together(h, (self.attn_q, self.attn_k, self.attn_v)))
         if self.shape.qk_norm:
             q, k = self.attn_q_norm(q).to(v.dtype), self.attn_k_norm(k).to(v.dtype)
-        read = attention(rotate(q, cos, sin), rotate(k, cos, sin), v, documents)
-        out: Tensor = self.attn_output(read)
+        out: Tensor = self.attn_output(attention(rotate(q, cos, sin), rotate(k, cos, sin), v, visible))
         return out
 
-    def _feed_forward(self, h: Tensor) -> Tensor:
-        kind, up = self.shape.feed_forward, self.ffn_up(h)
+    def feed_forward(self, h: Tensor) -> Tensor:
+        """The feed-forward block of normed `h`, without the residual. The activation is computed in float32."""
+        kind = self.shape.feed_forward
         if kind == "swiglu":
-            act = F.silu(self.ffn_gate(h)) * up
-        elif kind == "gelu":
-            act = F.gelu(up)
+            gate, up = together(h, (self.ffn_gate, self.ffn_up))
+            act = F.silu(gate.float()) * up.float()
         else:
-            act = F.relu(up) if kind == "relu" else F.relu(up).square()
-        out: Tensor = self.ffn_down(act)
+            up = self.ffn_up(h)
+            act = F.gelu(up.float()) if kind == "gelu" else F.relu(up.float())
+            act = act.square() if kind == "relu2" else act
+        out: Tensor = self.ffn_down(act.to(up.dtype))
         return out
+
+
+def _compute(layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor) -> Tensor:
+    """A function of the layer, not a method of it: compiled once, it serves all layers, and hooks stay outside."""
+    x = x + layer.attend(layer.attn_norm(x), cos, sin, visible)
+    return x + layer.feed_forward(layer.ffn_norm(x))
 
 
 class Decoder(nn.Module):
@@ -80,6 +94,7 @@ class Decoder(nn.Module):
         if not shape.tied:
             self.output = Linear(shape.width, shape.vocabulary)
         self.head_fake_quant: FakeQuant | None = None  # of the output matrix, tied or not
+        self.softmax: Softmax = softmax
         cos, sin = rotary_tables(shape.context, shape.head_dim, shape.rope_theta)
         self.cos: Tensor
         self.sin: Tensor
@@ -98,13 +113,35 @@ class Decoder(nn.Module):
             else:
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
 
+    def compile(self) -> bool:  # type: ignore[override]
+        """Compile what training takes its time for: one layer, for all of them, and the softmax of the loss.
+
+        For each number of rows and positions that training meets, once, in its first forward and backward pass, for
+        about half a minute. What needs no gradients stays as it is. Returns False, with a warning, without a compiler.
+        """
+        if compiler() is None:
+            warnings.warn(
+                "There is no C++ compiler, so the model trains without torch.compile, at about half the speed; install "
+                "g++ (or set CXX).",
+                stacklevel=2,
+            )
+            return False
+        keep_freed_memory()
+        compiled = torch.compile(_compute, dynamic=False)
+        for layer in self.blk:
+            assert isinstance(layer, Layer)
+            layer.compiled = compiled
+        self.softmax = torch.compile(softmax, dynamic=False)
+        return True
+
     def hidden(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """Normed hidden states [B, T, E] of `tokens` [B, T]; T is at most the context."""
         positions = tokens.shape[1]
         cos, sin = self.cos[:positions], self.sin[:positions]
         x = self.token_embd(tokens)
+        visible = visibility(documents, positions, x.device, _autocast_dtype(x) or x.dtype)
         for layer in self.shape.schedule:
-            x = self.blk[layer](x, cos, sin, documents)
+            x = self.blk[layer](x, cos, sin, visible)
         out: Tensor = self.output_norm(x)
         return out
 
@@ -126,6 +163,10 @@ class Decoder(nn.Module):
         a document. A sum, not a mean: micro-batches and devices with unlike numbers of targets add up exactly.
         """
         x, weight = self.head(self.hidden(tokens, documents))
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-        return cross_entropy_sum(x.flatten(0, 1), weight, targets.flatten())
+        x = x.to(_autocast_dtype(x) or x.dtype)
+        return cross_entropy_sum(x.flatten(0, 1), weight, targets.flatten(), self.softmax)
+
+
+def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

@@ -2,65 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["IGNORED", "cross_entropy_sum"]
+__all__ = ["IGNORED", "Softmax", "cross_entropy_sum", "softmax"]
 
 IGNORED = -100  # the target of a position that does not count
 
-_ROWS = 1024  # positions whose logits exist at once
+Softmax = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def softmax(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `logits` [n, V] and `targets` [n]: the summed loss; its gradient by the logits but for the target's; that.
+
+    Rows whose target is IGNORED count nothing. One exponential for each logit: this is what the loss takes its time
+    for, and what `Decoder.compile` compiles.
+    """
+    z = logits.float()
+    counts = (targets != IGNORED).float()[:, None]
+    at_target = z.gather(1, targets.clamp(min=0)[:, None])
+    highest = z.amax(-1, keepdim=True)
+    e = (z - highest).exp()
+    total = e.sum(-1, keepdim=True)
+    loss = ((total.log() + highest - at_target) * counts).sum()
+    gradient = (e * (counts / total)).to(logits.dtype)
+    # float32 until here: rounding a probability near 1 before 1 is taken away would leave nothing right.
+    return loss, gradient, (((at_target - highest).exp() / total - 1) * counts).to(logits.dtype)
 
 
 class _CrossEntropy(torch.autograd.Function):
     """Computes the gradients in the forward pass, while a chunk's logits are there: nothing is computed twice."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, softmax: Softmax) -> Tensor:
         matrix = weight.to(x.dtype)
         total = torch.zeros((), device=x.device)
         dx, dweight = torch.empty_like(x), torch.zeros_like(weight)
-        for begin in range(0, len(x), _ROWS):
-            rows = slice(begin, begin + _ROWS)
-            loss, dlogits = _chunk(x[rows] @ matrix.T, targets[rows])
+        for rows in _chunks(x, weight):
+            loss, dlogits, dtarget = softmax(x[rows] @ matrix.T, targets[rows])
+            dlogits.scatter_(1, targets[rows].clamp(min=0)[:, None], dtarget)
             total += loss
-            dx[rows] = dlogits @ matrix
+            torch.mm(dlogits, matrix, out=dx[rows])
             dweight += dlogits.T @ x[rows]
         ctx.save_for_backward(dx, dweight)
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         dx, dweight = ctx.saved_tensors
-        return dx * gradient, dweight * gradient, None
+        return dx.mul_(gradient), dweight.mul_(gradient), None, None  # a second backward pass finds them changed: error
 
 
-def _chunk(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss summed over the chunk, and its gradient by the logits [n, V]."""
-    z = logits.float()
-    log_sum = z.logsumexp(-1, keepdim=True)
-    counts = (targets != IGNORED)[:, None]
-    target = targets.clamp(min=0)[:, None]
-    loss = ((log_sum - z.gather(1, target)) * counts).sum()
-    gradient = (z - log_sum).exp().scatter_add(1, target, torch.full_like(target, -1, dtype=z.dtype)) * counts
-    return loss, gradient.to(logits.dtype)
+def _chunks(x: Tensor, weight: Tensor) -> list[slice]:
+    """Positions whose logits exist at once: few, for memory; many, for each chunk adds to the gradient of `weight`."""
+    size = 8192 if x.is_cuda else max(1024, 2**24 // len(weight))
+    return [slice(begin, begin + size) for begin in range(0, len(x), size)]
 
 
-def cross_entropy_sum(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def cross_entropy_sum(x: Tensor, weight: Tensor, targets: Tensor, softmax: Softmax = softmax) -> Tensor:
     """Sum of the cross-entropies in nats, float32 scalar.
 
     `x` [N, E], `weight` [V, E], `targets` [N] token ids or IGNORED. Gradients are exact up to the rounding of `x`'s
-    dtype; without gradients only the loss is computed.
+    dtype, and can be asked for once; without gradients only the loss is computed. `softmax` is the function here,
+    compiled or not.
     """
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        total: Tensor = _CrossEntropy.apply(x, weight, targets)  # type: ignore[no-untyped-call]
-        return total
+        loss: Tensor = _CrossEntropy.apply(x, weight, targets, softmax)  # type: ignore[no-untyped-call]
+        return loss
     total, matrix = torch.zeros((), device=x.device), weight.to(x.dtype)
-    for begin in range(0, len(x), _ROWS):
-        rows = slice(begin, begin + _ROWS)
+    for rows in _chunks(x, weight):
         logits = (x[rows] @ matrix.T).float()
         total += F.cross_entropy(logits, targets[rows], ignore_index=IGNORED, reduction="sum")
     return total
