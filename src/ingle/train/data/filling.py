@@ -25,8 +25,8 @@ def fill_rows(begins: Ints, lengths: Ints, capacity: int) -> tuple[Ints, Ints, I
 
     Text i is the positions from `begins[i]` on, `lengths[i]` of them, from 1 to `capacity`. Longest texts come first.
     A row is completed by one or two texts that leave it 99% full or more; where there are none, the longest text that
-    is left is cut, and its rest waits for a place as a text of its own. So no row wastes more than 1%, but those at the
-    end where texts run out.
+    is left is cut, and its rest waits for a place as a text of its own. So no row but the last wastes
+    more than 1%.
     """
     pool = _Pool(begins, lengths, capacity)
     out: list[tuple[Ints, int, Ints]] = []

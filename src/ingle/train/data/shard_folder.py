@@ -17,6 +17,8 @@ from ingle.train.data.shard_format import META, SIDES
 
 __all__ = ["building", "disk_errors", "rename_whole", "require_replaceable", "write_meta"]
 
+_ASIDE = ".{}.partial"
+
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
@@ -25,7 +27,7 @@ def building(folder: Path) -> Iterator[Path]:
     Waits while another process builds the same. The lock is on the folder itself, so a killed process leaves no lock:
     whoever comes next gets the folder and empties it.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = folder.with_name(_ASIDE.format(folder.name))
     with disk_errors(folder):
         handle = _locked(partial)
     try:
@@ -110,10 +112,14 @@ def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns the failures of writing into sentences."""
+    """Turns the failures of writing into sentences, which name the folder that is built also while it is aside."""
     try:
         yield
     except OSError as error:
+        before, after = _ASIDE.split("{}")
+        name = folder.name
+        if name.startswith(before) and name.endswith(after):
+            folder = folder.with_name(name.removeprefix(before).removesuffix(after))
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             problem = "the disk or quota is full: free some space, or choose another folder"
         elif error.errno == errno.EFBIG:
