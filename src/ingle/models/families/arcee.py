@@ -21,11 +21,11 @@ from ingle.models.spec import Spec
 
 __all__ = ["ARCEE"]
 
-_DEFAULTS = {"hidden_act": "relu2", "rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
+_DEFAULTS: dict[str, Any] = {"hidden_act": "relu2", "rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
 
 
 def _activation(config: Config) -> str:
-    return config.text("hidden_act", default=_DEFAULTS["hidden_act"])
+    return config.text("hidden_act", default="relu2")
 
 
 def _written_as(config: Config) -> str:

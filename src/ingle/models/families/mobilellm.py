@@ -63,10 +63,7 @@ def decoder_metadata(
     repeat: int = 1,
 ) -> dict[str, Any]:
     """The keys of "mobilellm" that no other architecture has. Raises UnsupportedError for an unknown activation."""
-    if activation not in _ACTIVATIONS:
-        raise UnsupportedError(
-            f"The model has the activation {activation!r}; Ingle has {', '.join(_ACTIVATIONS)} for this family."
-        )
+    _expect_known(activation)
     return {
         "mobilellm.layer_sharing": sharing,
         "mobilellm.layer_repeat": repeat,
@@ -75,6 +72,13 @@ def decoder_metadata(
         "mobilellm.attention.qk_norm": qk_norm,
         "mobilellm.rope.style": style,
     }
+
+
+def _expect_known(activation: str) -> None:
+    if activation not in _ACTIVATIONS:
+        raise UnsupportedError(
+            f"The model has the activation {activation!r}; Ingle has {', '.join(_ACTIVATIONS)} for this family."
+        )
 
 
 def _sharing(config: Config) -> str | None:
@@ -91,12 +95,22 @@ def _is_apertus(config: Config) -> bool:
     return config.text("model_type", default="mobilellm") == "apertus"
 
 
+def _apertus_activation(config: Config) -> str:
+    return config.text("hidden_act", default="xielu")
+
+
+def _names(config: Config) -> Mapping[str, str]:
+    if not _is_apertus(config):
+        return {}
+    _expect_known(_apertus_activation(config))  # before its parameters are found to have no place
+    return _APERTUS_NAMES
+
+
 def _metadata(config: Config) -> dict[str, Any]:
     if _is_apertus(config):
         if not any(name in config for name in ("rope_parameters", "rope_theta")):
             raise CheckpointError("config.json has no rope_parameters; download it again in the layout of today.")
-        activation = config.text("hidden_act", default="xielu")
-        keys = decoder_metadata(activation=activation, gated=False, qk_norm=True)
+        keys = decoder_metadata(activation=_apertus_activation(config), gated=False, qk_norm=True)
         return (
             base_metadata("mobilellm", config.over(Config({"rms_norm_eps": 1e-5}, "the defaults of the family"))) | keys
         )
@@ -150,7 +164,7 @@ MOBILELLM = Family(
     metadata=_metadata,
     spec=_spec,
     names=LLAMA_NAMES,
-    names_of=lambda config: _APERTUS_NAMES if _is_apertus(config) else {},
+    names_of=_names,
     transforms=_transforms,
     extra=rope_tensors,
     variant=lambda config: "mobilellm" if _is_apertus(config) or _sharing(config) else "llama",
