@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ingle.train.data.document import Document
+    from ingle.train.data.document import Document, Segment
     from ingle.train.data.sources import Source
     from ingle.train.data.summary import Lengths, Part, Summary
     from ingle.train.data.vocabulary import Vocabulary
@@ -164,20 +165,25 @@ def _print_example(console: Console, document: Document) -> None:
     console.print(f"{clean(document.origin)} (learnt: {marked})", markup=False)
     text = Text()
     left = _SHOWN_CHARACTERS
-    for number, segment in enumerate(document.segments):
+    stretches = [(learn, "".join(s.text for s in group)) for learn, group in groupby(document.segments, _learn)]
+    for number, (learn, stretch) in enumerate(stretches):
         if left <= 0:
-            text.append(f" ... ({len(document.segments) - number} stretches more)")
+            text.append(f" ... ({len(stretches) - number} stretches more)")
             break
         # Of a conversation every turn is to be seen, so each is cut for itself.
         fits = left if not mixed else min(left, _SHOWN_STRETCH)
-        left -= min(fits, len(segment.text))
-        cut = f" ... ({len(segment.text) - fits:,} characters more) " if len(segment.text) > fits else ""
-        part = clean(segment.text[:fits] + cut)
-        if mixed and segment.learn:
+        left -= min(fits, len(stretch))
+        cut = f" ... ({len(stretch) - fits:,} characters more) " if len(stretch) > fits else ""
+        part = clean(stretch[:fits] + cut)
+        if mixed and learn:
             text.append(part if styled else f">>{part}<<", style="green")
         else:
             text.append(part)
     console.print(text, soft_wrap=True)
+
+
+def _learn(segment: Segment) -> bool:
+    return segment.learn
 
 
 def _print_broken(console: Console, found: Summary) -> None:

@@ -57,7 +57,8 @@ def kind_of(name: str) -> str | None:
 def find_files(path: Path) -> list[Path]:
     """The file itself, or every file in a folder (and in the folders within) that can be read, in order of their names.
 
-    Hidden files and folders are left out, and what is about the data: README and LICENSE. Raises DataError if there is no such file, or nothing in it to read.
+    Hidden files and folders are left out, and what is about the data: README and LICENSE.
+    Raises DataError if there is no such file, or nothing in it to read.
     """
     if path.is_dir():
         found = [

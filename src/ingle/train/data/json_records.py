@@ -39,7 +39,7 @@ def json_lines(stream: IO[bytes], name: str, broken: Broken) -> Iterator[tuple[i
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line.decode("utf-8"))
+            yield number, json.loads(line.decode("utf-8").rstrip())
         except UnicodeDecodeError as error:
             broken(not_utf8(f"{name}:{number}", start + error.start))
         except (ValueError, RecursionError) as error:
@@ -95,27 +95,25 @@ class _Text:
 
     def value(self) -> Any:
         """The value that begins here."""
-        wanted = 0
+        ended = False
         while True:
-            problem: Exception
+            size = len(self._text) - self._at
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
             except (ValueError, RecursionError) as error:
-                problem = error
+                if ended or size > MAX_RECORD_BYTES or isinstance(error, RecursionError):
+                    before = self._text.count("\n", self._at, getattr(error, "pos", self._at))
+                    raise _not_json(self._name, self.line + before, error) from None
+                # A value that is cut reads like a broken one. Twice the text each time: parsing again stays cheap.
+                while len(self._text) - self._at < 2 * size and not ended:
+                    ended = not self._more()
             else:
                 # A number at the very end of what is there could go on in the next chunk.
-                if end < len(self._text) or not self._more():
+                if end < len(self._text) or ended:
                     self.line += self._text.count("\n", self._at, end)
                     self._at = end
                     return value
-                continue
-            if isinstance(problem, RecursionError) or len(self._text) - self._at > MAX_RECORD_BYTES:
-                raise _not_json(self._name, self.line, problem)
-            # A value that is cut reads like a broken one. Ask for twice the text each time: parsing again stays cheap.
-            wanted = max(2 * wanted, len(self._text) - self._at + 1)
-            while len(self._text) - self._at < wanted:
-                if not self._more():
-                    raise _not_json(self._name, self.line, problem)
+                ended = not self._more()
 
     def _more(self) -> bool:
         chunk = next(self._chunks, "")
@@ -149,8 +147,6 @@ def parquet_rows(path: Path, count: Count | None = None) -> Iterator[tuple[int, 
 def _not_json(name: str, number: int, error: Exception) -> DataError:
     if isinstance(error, json.JSONDecodeError):
         what = f"{error.msg[:1].lower()}{error.msg[1:]}, character {error.colno} of the line"
-        if error.lineno > 1:
-            what = f"{error.msg[:1].lower()}{error.msg[1:]}, {error.lineno - 1} lines further"
     else:
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     return DataError(f"{name}:{number}: this is not JSON ({what}); correct the line or take it out.")

@@ -81,7 +81,8 @@ def source_files(source: Source) -> list[Path]:
 
 def source_bytes(source: Source) -> int | None:
     """The size on disk of all its files, for a bar; None for a data set by name."""
-    return sum(file.stat().st_size for file in source_files(source)) if source_files(source) else None
+    files = source_files(source)
+    return sum(file.stat().st_size for file in files) if files else None
 
 
 def _all_documents(source: Source, broken: Broken, count: Count | None) -> Iterator[Document]:
