@@ -108,7 +108,9 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def prune(folder: Path, keep: int = 2) -> None:
-    """Delete all but the newest `keep` checkpoints and the one with the least validation loss."""
+    """Delete all but the newest `keep` checkpoints and the one with the least validation loss, and what kills left."""
+    for stale in folder.glob(".step-*"):
+        shutil.rmtree(stale, ignore_errors=True)
     found = checkpoints(folder)
     losses = {path: loss for path in found if (loss := _validation_loss(path)) is not None}
     best = min(losses, key=losses.__getitem__, default=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +19,8 @@ from ingle.train.shape import Shape
 
 __all__ = ["Keeper"]
 
+_PAINT_S = 60.0  # drawing takes a second: not with each of many checkpoints
+
 
 class Keeper:
     """Only the first of several devices writes; the others call the same methods in vain."""
@@ -29,6 +32,7 @@ class Keeper:
         self.log = Log(run.log)
         self.last_checkpoint: Path | None = None
         self._step = 0
+        self._painted_at = monotonic()
         self._unsaved: str | None = None  # why the last checkpoint could not be written
 
     def record(self, record: dict[str, Any]) -> None:
@@ -80,7 +84,8 @@ class Keeper:
         self._unsaved = None
         prune(self.run.checkpoints)
         self.record({"event": "checkpoint", "step": step, "path": str(self.last_checkpoint.relative_to(self.run.path))})
-        self._paint()
+        if monotonic() - self._painted_at > _PAINT_S:
+            self._paint()
 
     def finish(self, tensors: Mapping[str, Tensor]) -> None:
         """Write the final model. Raises TrainingError where the disk does not take it."""
@@ -110,6 +115,7 @@ class Keeper:
         self._paint()
 
     def _paint(self) -> None:
+        self._painted_at = monotonic()
         try:
             draw_curves(self.log.records, self.run.curves, self.run.path.name)
             write_aside(self.run.readme, describe(self.config, self.shape, self.log.records, self.run.path))

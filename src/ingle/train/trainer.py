@@ -33,6 +33,7 @@ __all__ = ["Result", "train"]
 Event = Callable[[dict[str, Any]], None]
 
 _VALIDATIONS = 20  # in a run, unless train.validate_every says otherwise
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # what a CPU's RuntimeError says
 _DATA_TIMEOUT_S = 3600.0  # how long the other devices wait for the first one to prepare the data
 
 
@@ -93,8 +94,8 @@ def _train(config: Config, run: RunFolder, devices: Devices, say: Event) -> Resu
             loop = _Loop(config, run, devices, say, stop)
             with loop.loader:
                 return loop.run()
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _NO_MEMORY):
                 raise MemoryLimitError(
                     f"This run needs more memory than {devices.device} has; set train.micro_tokens smaller, or "
                     "data.positions, or choose a smaller model. The last checkpoint is whole."
