@@ -20,7 +20,8 @@ from ingle.errors import IngleError
 
 __all__ = ["cli", "main"]
 
-VERBS = ("run", "inspect", "convert", "data", "train")  # in the order of the help; each is a module here with a `command`
+# In the order of the help; each is a module here with a `command`.
+VERBS = ("run", "inspect", "convert", "data", "train", "compress", "export")
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 

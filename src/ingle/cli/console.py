@@ -1,4 +1,4 @@
-"""What the verbs share in talking to a person: text out, notes, a bar while loading, whole files."""
+"""What the verbs share in talking to a person: text out, notes, bars while loading and writing, whole files."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ __all__ = [
     "size",
     "wants_colour",
     "write_whole",
+    "writing_bar",
 ]
 
 SLOW_S = 1.0  # who waits longer than this wants to see why
@@ -132,6 +133,26 @@ def loading_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     finally:
         if bar.live.is_started:
             bar.stop()
+
+
+@contextmanager
+def writing_bar(what: str) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
+    """(total bytes) and (n more bytes): a bar with the rate on stderr, where it is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda total: None, lambda n: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=notes(), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda total: bar.update(task, total=total), lambda n: bar.advance(task, n)
 
 
 def write_whole(path: Path, text: str) -> None:

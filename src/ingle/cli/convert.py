@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from ingle.errors import UsageError
 
-__all__ = ["command"]
+__all__ = ["TYPES", "command", "expect_target"]
 
 TYPES = (
     *("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0"),
@@ -35,25 +32,16 @@ def command(source: Path, out: Path, file_type: str, force: bool) -> None:
 
     One tensor is in memory at a time. OUT appears when it is whole: what is interrupted leaves nothing behind.
     """
-    if out.suffix.lower() != ".gguf":
-        raise UsageError(f"{out} does not end in .gguf; give the file to write a name that does.")
-    if out.is_dir():
-        raise UsageError(f"{out} is a directory; give the name of a file to write.")
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists; give another name, or --force to overwrite it.")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"The directory {out.parent} does not exist; make it first.")
-    if out.exists() and source.exists() and out.samefile(source):
-        raise UsageError(f"{out} is the file to convert; give another name for the result.")
+    expect_target(out, source, force)
 
     from math import prod
 
-    from ingle.cli.console import size
+    from ingle.cli.console import size, writing_bar
     from ingle.models.convert import convert
     from ingle.models.source import open_source
     from ingle.text import metadata_from_hf
 
-    with _bar(out.name) as (on_start, on_bytes):
+    with writing_bar(out.name) as (on_start, on_bytes):
         convert(source, out, file_type.lower(), extra_metadata=metadata_from_hf, on_start=on_start, on_bytes=on_bytes)
     written = open_source(out)
     parameters = sum(prod(header.shape) for header in written.headers.values())
@@ -65,23 +53,15 @@ def command(source: Path, out: Path, file_type: str, force: bool) -> None:
     )
 
 
-@contextmanager
-def _bar(what: str) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """(total bytes) and (n more bytes): a bar with the rate on stderr, where it is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda total: None, lambda n: None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    from ingle.cli.console import notes
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=notes(), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda total: bar.update(task, total=total), lambda n: bar.advance(task, n)
+def expect_target(out: Path, source: Path, force: bool) -> None:
+    """Raise UsageError unless `out` is a GGUF file that can be written from `source`."""
+    if out.suffix.lower() != ".gguf":
+        raise UsageError(f"{out} does not end in .gguf; give the file to write a name that does.")
+    if out.is_dir():
+        raise UsageError(f"{out} is a directory; give the name of a file to write.")
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists; give another name, or --force to overwrite it.")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"The directory {out.parent} does not exist; make it first.")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UsageError(f"{out} is the file to convert; give another name for the result.")
