@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ingle.train.compress.schemes import quantize_activation, quantize_channels
+from ingle.train.compress.schemes import apply_scheme, quantize_activation, quantize_channels
 from ingle.train.decoder import Decoder
 from ingle.train.linear import Linear
 
@@ -45,20 +45,22 @@ def int8_linear(x: Tensor, matrix: Int8Matrix) -> Tensor:
     return (exact * scale * matrix.scale).view(*x.shape[:-1], -1)
 
 
-class _Int8(torch.nn.Module):
-    """A linear layer that keeps only integers."""
+class _Int8(Linear):
+    """A linear layer that multiplies integers."""
 
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.matrix = to_int8(weight)
+    def __init__(self, linear: Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features)
+        self.weight, self.fake_quant = linear.weight, linear.fake_quant
+        self.matrix = to_int8(linear.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return int8_linear(x, self.matrix)
 
 
 def run_in_int8(decoder: Decoder) -> None:
-    """Replace the matrices of every layer of `decoder` by integers, in place and for good; the head stays as it is."""
+    """Make the layers of `decoder` multiply integers, in place and for good; the head pretends (`schemes.W8A8`)."""
+    apply_scheme(decoder, "w8a8")
     for layer in decoder.blk:
-        for name, module in layer.named_children():
+        for name, module in list(layer.named_children()):
             if isinstance(module, Linear):
-                setattr(layer, name, _Int8(module.weight))
+                setattr(layer, name, _Int8(module))
