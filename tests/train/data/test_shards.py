@@ -188,12 +188,13 @@ def test_validation_that_takes_all_training_documents_is_refused(source: Source,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sources": []}, "at least one source"),
+        ({"sources": []}, "needs 1 to 65536 sources of documents; 0 were"),
         ({"validation": []}, "validation sources is empty"),
         ({"validation": 1.0}, "from 0 to below 1"),
         ({"validation": float("nan")}, "from 0 to below 1"),
         ({"seed": -1}, "A seed is"),
         ({"sources": [Source("x", weight=5000.0)]}, "at most 1000 times"),
+        ({"validation": [Source("y", weight=5000.0)]}, "weight of y is 5000.0"),
     ],
 )
 def test_impossible_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
@@ -251,7 +252,7 @@ def test_a_folder_of_something_else_is_left_alone(source: Source, tmp_path: Path
     thesis = tmp_path / "shards" / "thesis.txt"
     thesis.parent.mkdir()
     thesis.write_text("years of work")
-    with pytest.raises(DataError, match=r"holds other files \(thesis.txt\)"):
+    with pytest.raises(DataError, match=r"shards holds other files \(thesis.txt\)"):
         build_shards([source], Bytes(), thesis.parent)
     with pytest.raises(DataError, match="something else"):
         build_shards([source], Bytes(), thesis)

@@ -24,6 +24,7 @@ from ingle.train.data.sources import Source, read_documents, source_bytes, sourc
 __all__ = ["Encoder", "ShardSet", "Shards", "build_shards", "open_shards"]
 
 _BATCH_DOCUMENTS, _BATCH_CHARACTERS = 2**13, 2**22
+_MAX_SOURCES = 2**16
 _LICENCES = 100  # distinct ones that meta.json tells of each source
 
 Encoded = tuple[list[int], list[bool] | None]
@@ -56,6 +57,7 @@ def build_shards(
     documents that are added later do not move others, and equal documents are on one side; or sources of their own,
     whose documents are then left out of training.
     A source of weight w gives each of its documents w times an epoch on average.
+    shard_tokens: how many tokens a file holds, a multiple of 8.
     on_progress: called with the bytes read so far and those of all sources, None where one does not say its size.
 
     The folder appears whole or not at all, and processes that build it at once wait for the first.
@@ -65,13 +67,13 @@ def build_shards(
     folder = Path(folder)
     own = None if isinstance(validation, int | float) else list(validation)
     share = float(validation) if isinstance(validation, int | float) else 0.0
-    _check(sources, own, share, seed)
     everything = [*sources, *(own or [])]
+    _check(everything, len(sources), own, share, seed)
     key = _key(everything, len(sources), vocabulary, share, seed, shard_tokens)
     weights = [source.weight for source in everything]
-    require_replaceable(folder)
     if (ready := _reuse(folder, key, vocabulary, weights)) is not None:
         return ready
+    require_replaceable(folder)
     with building(folder) as partial:
         if (ready := _reuse(folder, key, vocabulary, weights)) is None:  # not built by another process meanwhile
             build = _Build(vocabulary, seed, share, on_progress, _total_bytes(everything))
@@ -223,9 +225,9 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _check(sources: Sequence[Source], own: list[Source] | None, share: float, seed: int) -> None:
-    if not sources:
-        raise UsageError("Training needs at least one source of documents; none was given.")
+def _check(sources: list[Source], n_train: int, own: list[Source] | None, share: float, seed: int) -> None:
+    if not 0 < n_train <= len(sources) <= _MAX_SOURCES:
+        raise UsageError(f"Training needs 1 to {_MAX_SOURCES} sources of documents; {n_train} were given.")
     if own is not None and not own:
         raise UsageError("The list of validation sources is empty: give some, or a share of the documents.")
     if not 0 <= share < 1:
@@ -241,8 +243,8 @@ def _check(sources: Sequence[Source], own: list[Source] | None, share: float, se
 
 
 def _key(sources: list[Source], n_train: int, vocabulary: Encoder, share: float, seed: int, shard_tokens: int) -> str:
-    """Equal where a build would give the same shards, judged by names, sizes and times of the files. Without weights:
-    another weight only changes meta.json."""
+    """Equal where a build would give the same shards, judged by names, sizes and times of the files; a data set by name
+    counts as unchanged. Without weights: another weight only changes meta.json."""
     files = [
         [str(file), (status := file.stat()).st_size, status.st_mtime_ns]
         for source in sources
@@ -259,7 +261,7 @@ def _reuse(folder: Path, key: str, vocabulary: Encoder, weights: list[float]) ->
         ready = open_shards(folder, vocabulary_digest=vocabulary.digest)
     except DataError:
         return None
-    if ready.meta.get("key") != key:
+    if ready.meta.get("key") != key or len(ready.meta["sources"]) != len(weights):
         return None
     if [source["weight"] for source in ready.meta["sources"]] != weights:
         about = [{**s, "weight": weight} for s, weight in zip(ready.meta["sources"], weights, strict=True)]
