@@ -6,11 +6,8 @@ Optional: INGLE_LLAMA_CPP names a folder with llama.cpp's programs; without it a
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import ingle
@@ -18,11 +15,9 @@ from ingle.engine.model import bundled_model
 from ingle.gguf import open_gguf
 from ingle.models.convert import convert
 from ingle.text import Tokenizer
+from peer.llama_cpp import complete, follows, needs_llama_cpp, run_program
 
-PROGRAMS = Path(os.environ.get("INGLE_LLAMA_CPP", ""))
-pytestmark = [
-    pytest.mark.skipif("INGLE_LLAMA_CPP" not in os.environ, reason="INGLE_LLAMA_CPP names no llama.cpp programs"),
-]
+pytestmark = [needs_llama_cpp]
 
 PROMPTS = ["Once upon a time, there was a little dog named", "Lily went to the park with her mom.", "The old man had a"]
 N_TOKENS = 30
@@ -37,14 +32,6 @@ TEXTS = [
     "Don't 12345 3.14 x=y+1; foo_bar(baz) <s> </s> <|endoftext|> [INST]",
     "naïve café Ünïcödé 日本語 Привет 🎉👩‍👩‍👧 e\u0301 \u2581",
 ]
-
-
-def run_program(name: str, *arguments: str) -> bytes:
-    """What a program of llama.cpp writes to its standard output."""
-    command = [str(PROGRAMS / name), *arguments]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=300, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}: status {done.returncode}\n{done.stderr.decode()[-2000:]}"
-    return done.stdout
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -72,29 +59,10 @@ def test_same_greedy_continuation(model: tuple[str, Path], prompt: str) -> None:
     file_type, path = model
     cache = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"] if file_type == "f32" else []
     options = ["-n", str(N_TOKENS), "-c", "128", "-t", "1", "--temp", "0", "-no-cnv", "--no-display-prompt", *cache]
-    for _attempt in range(5):  # its output is written by a thread that now and then is not waited for at the end
-        theirs = run_program("llama-completion", "-m", str(path), "-p", prompt, *options)
-        if theirs.endswith(b"\n\n"):  # what it prints last
-            break
+    theirs = complete("-m", str(path), "-p", prompt, *options)
     with ingle.load(path, threads=1, context=128, kv_type="f32" if file_type == "f32" else "f16") as ours:
         ids = ours.tokenizer.encode(prompt)
         answer = list(ours.generate(ids, temperature=0.0, max_tokens=N_TOKENS))
         text = b"".join(ours.tokenizer.token_bytes(token.token_id) for token in answer)
         same = len(answer) == N_TOKENS and theirs.startswith(text)
         assert same or follows(ours, ids, theirs, N_TOKENS, NEAR[file_type]), f"{theirs!r} there, {text!r} here"
-
-
-def follows(model: ingle.Model, ids: list[int], text: bytes, n_tokens: int, near: float) -> bool:
-    """Whether some n_tokens tokens that begin `text` are each within `near` of the likeliest one after those before.
-
-    llama.cpp prints text and not ids, and text can begin with several tokens (" r", " red"), so all are tried.
-    """
-    if not n_tokens:
-        return True
-    logits = model.logits(ids)[-1]
-    pieces = {int(i): model.tokenizer.token_bytes(int(i)) for i in np.flatnonzero(logits > logits.max() - near)}
-    return any(
-        follows(model, [*ids, token_id], text[len(piece) :], n_tokens - 1, near)
-        for token_id, piece in pieces.items()
-        if piece and text.startswith(piece)
-    )
