@@ -79,7 +79,9 @@ def test_weights_are_those_of_torchao() -> None:
 def test_a_layer_is_that_of_torchao() -> None:
     """Its tensor of our integers and scales, with inputs rounded by its own min-max per token."""
     from torchao.quantization import IntxUnpackedToInt8Tensor
-    from torchao.quantization.quantize_.workflows import IntxUnpackedToInt8TensorActivationQuantization as Activations
+    from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor import (
+        IntxUnpackedToInt8TensorActivationQuantization as Activations,
+    )
 
     x, weight = layer()
     integers, scale = quantize_channels(weight)

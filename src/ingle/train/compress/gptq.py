@@ -3,8 +3,8 @@
 Columns are rounded one by one, and each error is made up for by the columns that are not rounded yet, as the second
 moments H = sum x x^T of the layer's inputs say: the outputs change least, not the weights.
 
-torchao's GPTQ is not used: it rounds to packings of CUDA kernels (its int4 needs the library mslk, its grid is not
-Q4_0's or Q4_1's), and it calls CUDA even for the int8 grid. A test compares the two on that grid.
+torchao's GPTQ (0.18) is not used: it runs on CUDA alone ("GPTQ only supports CUDA currently"), and its int4 rounds to
+a packing of the library mslk, whose grid is not Q4_0's or Q4_1's.
 
 Two things are as in later implementations: columns with large inputs go first, and each block's scale is chosen before,
 by search, for the least error weighted by the diagonal of H. So a scale stays with its block of neighbouring columns.
