@@ -50,7 +50,8 @@ def prepare(config: Config, run: RunFolder, on_event: Event, *, resume: bool) ->
         load_vocabulary(run.tokenizer),
         folder,
         validation=_sources(validation) if isinstance(validation, tuple) else validation,
-        seed=config.training.seed,
+        # Not train.seed: runs that differ in it are to be compared on the same held-out documents.
+        seed=0,
         on_progress=progress,
     )
 
