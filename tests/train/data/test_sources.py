@@ -273,6 +273,13 @@ def test_missing_files_and_empty_folders(tmp_path: Path) -> None:
     assert "pictures has nothing to read; expected files that end in .txt" in complaint(tmp_path / "pictures")
 
 
+def test_an_archive_without_texts(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", b"a")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "a.png", "a.png")
+    assert "a.tar has no file in it that can be read; expected ones that end in .txt" in complaint(tmp_path / "a.tar")
+
+
 def test_sources_that_cannot_be() -> None:
     with pytest.raises(UsageError, match="got nothing"):
         Source("")

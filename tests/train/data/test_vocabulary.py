@@ -133,6 +133,13 @@ def test_the_engine_reads_the_same_tokens(trained: Vocabulary, tmp_path: Path) -
         assert engine.encode(words) == trained.encode(text(words))[0][:-1]
 
 
+@pytest.mark.parametrize("ids", [[352], [0, -1]])
+def test_ids_that_there_are_not(trained: Vocabulary, ids: list[int]) -> None:
+    with pytest.raises(UsageError, match="Expected token ids from 0 to 351"):
+        trained.decode(ids)
+    assert trained.decode([]) == ""
+
+
 @pytest.mark.parametrize("size", [0, MIN_SIZE - 1, 1 << 21])
 def test_impossible_sizes(size: int) -> None:
     with pytest.raises(UsageError, match=f"A vocabulary of {size} tokens was asked for; expected 263 to 1048576"):
@@ -194,6 +201,9 @@ def test_a_beginning_token_is_not_learnt(trained: Vocabulary, tmp_path: Path) ->
     assert len(ids) == len(learn)
     assert loaded.round_trips(text("fire"), loaded.encode(text("fire"))[0])
     assert loaded.digest != trained.digest
+    (tmp_path / "copy").mkdir()
+    loaded.save(tmp_path / "copy" / "tokenizer.json")
+    assert load_vocabulary(tmp_path / "copy").digest == loaded.digest
 
 
 def test_conversations_want_chatml(trained: Vocabulary, tmp_path: Path) -> None:
@@ -246,7 +256,7 @@ def test_the_vocabulary_of_a_gguf(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ggml-vocab-gpt-2", "ggml-vocab-llama-spm", "ggml-vocab-gpt-neox"])
-def test_published_vocabularies(name: str) -> None:
+def test_published_vocabularies(name: str, tmp_path: Path) -> None:
     path = SHARED / "tokenizers" / f"{name}.gguf"
     if not path.is_file():
         pytest.skip("no published vocabularies here")
@@ -260,6 +270,9 @@ def test_published_vocabularies(name: str) -> None:
         normal = unicodedata.normalize("NFC", words) == words  # this one brings texts to form C, and says so
         assert loaded.round_trips(text(words), loaded.encode(text(words))[0]) == (normal or "neox" not in name)
     assert (loaded.begin_id is not None) == ("llama" in name)
+    loaded.save(tmp_path / "tokenizer.json")
+    again = load_vocabulary(tmp_path)
+    assert (again.digest, again.begin_id, again.end_id) == (loaded.digest, loaded.begin_id, loaded.end_id)
 
 
 def test_real_text_comes_back() -> None:

@@ -20,7 +20,18 @@ from typing import IO
 
 from ingle.errors import DataError
 
-__all__ = ["ARCHIVES", "COMPRESSED", "KINDS", "decoded", "find_files", "kind_of", "members", "near_misses", "opened"]
+__all__ = [
+    "ARCHIVES",
+    "COMPRESSED",
+    "ENDINGS",
+    "KINDS",
+    "decoded",
+    "find_files",
+    "kind_of",
+    "members",
+    "near_misses",
+    "opened",
+]
 
 #: What a file holds, by the end of its name; a compressed file has one of COMPRESSED after it.
 KINDS = {
@@ -34,6 +45,8 @@ KINDS = {
 }
 COMPRESSED = (".gz", ".xz")
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
+#: All of them, for sentences.
+ENDINGS = ", ".join((*KINDS, *ARCHIVES))
 
 _CHUNK = 1 << 20
 #: What goes wrong inside compressed bytes. `tarfile` and `gzip` let some errors of `zlib` and `struct` through.
@@ -71,7 +84,7 @@ def find_files(path: Path) -> list[Path]:
         ]
         if not found:
             raise DataError(
-                f"The folder {path} has nothing to read; expected files that end in {_endings()}, "
+                f"The folder {path} has nothing to read; expected files that end in {ENDINGS}, "
                 f"also with {' or '.join(COMPRESSED)}."
             )
         return found
@@ -81,7 +94,7 @@ def find_files(path: Path) -> list[Path]:
         raise DataError(f"{path} is neither a file nor a folder; give one of these.")
     if kind_of(path.name) is None:
         hint = "unpack it with `zstd -d` first" if path.suffix.lower() == ".zst" else "convert it to one of these"
-        raise DataError(f"{path} is of no kind that can be read ({_endings()}); {hint}.")
+        raise DataError(f"{path} is of no kind that can be read ({ENDINGS}); {hint}.")
     return [path]
 
 
@@ -187,10 +200,6 @@ def _decompressed(stream: IO[bytes], name: str) -> IO[bytes]:
     if name.endswith((".xz", ".txz")):
         return lzma.LZMAFile(stream)
     return stream
-
-
-def _endings() -> str:
-    return ", ".join((*KINDS, *ARCHIVES))
 
 
 class _Counting(io.RawIOBase):

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from ingle.errors import DataError, UsageError
 from ingle.train.data.document import Document, Segment
-from ingle.train.data.files import Count, decoded, find_files, kind_of, members, opened
+from ingle.train.data.files import ENDINGS, Count, decoded, find_files, kind_of, members, opened
 from ingle.train.data.json_records import Broken, json_lines, json_values, parquet_rows
 from ingle.train.data.records import read_record
 from ingle.train.data.texts import split_documents
@@ -105,8 +105,12 @@ def _from_file(
 ) -> Iterator[Document]:
     kind = kind_of(file.name)
     if kind == "archive":
+        empty = True
         for name, stream in members(file, count):
+            empty = False
             yield from _from_stream(stream, f"{file}/{name}", name, source, licence, broken)
+        if empty:
+            raise DataError(f"{file} has no file in it that can be read; expected ones that end in {ENDINGS}.")
     elif kind == "parquet":
         yield from _from_records(parquet_rows(file, count), str(file), source, licence, broken, "row ")
     else:

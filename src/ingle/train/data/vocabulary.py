@@ -71,8 +71,10 @@ class Vocabulary:
         from tokenizers import Tokenizer
 
         try:
-            parsed = json.loads(text)
             tokenizer = Tokenizer.from_str(text)
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            parsed = json.loads(tokenizer.to_str())  # one spelling for one tokenizer: the digest is to stay the same
         except Exception as error:  # the package has no class of its own for a file it cannot read
             raise TokenizerError(f"The tokenizer.json is not sound ({error}); get it again.") from None
         ids = dict(base_vocabulary(parsed))
@@ -82,9 +84,7 @@ class Vocabulary:
         # Chat models often mark only some of these as special. All of them are frame.
         frame |= {text: ids[text] for text in (*CONTROL_TOKENS, *MARKUP_TOKENS) if text in ids}
         plain = {**parsed, "added_tokens": [e for e in added if e["content"] not in frame]}
-        plain |= {"post_processor": None, "truncation": None, "padding": None}
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+        plain |= {"post_processor": None}
         end_id = _end_id(ids, end)
         canonical = json.dumps([plain, frame, end_id, begin_id], sort_keys=True).encode()
         return cls(
@@ -104,7 +104,7 @@ class Vocabulary:
         return self.encode_batch([document])[0]
 
     def encode_batch(self, documents: Sequence[Document]) -> list[tuple[list[int], list[bool] | None]]:
-        """`encode` for each document, on all processors.
+        """`encode` for each document, on all processors (take some MiB at a time: it needs about 60 times that).
 
         A document ends with `end_id`, which is learnt if its last segment is. Between control tokens a stretch that is
         learnt, or not, is encoded as one, as the chat template's text is when the model runs.
@@ -128,8 +128,8 @@ class Vocabulary:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, control tokens written out; bytes that are not UTF-8 become U+FFFD."""
-        if not all(0 <= token_id < self.size for token_id in ids):
-            raise UsageError(f"Expected token ids below {self.size}, got {max(ids)} (or a negative one).")
+        if ids and not 0 <= min(ids) <= max(ids) < self.size:
+            raise UsageError(f"Expected token ids from 0 to {self.size - 1}, got {min(ids)} to {max(ids)}.")
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def round_trips(self, document: Document, ids: Sequence[int]) -> bool:
@@ -143,13 +143,17 @@ class Vocabulary:
     def save(self, path: Path) -> None:
         """Write tokenizer.json to `path`, beside it first, renamed when whole.
 
-        Where the end token is not one that is found by its name, a tokenizer_config.json beside it says which it is.
+        What it cannot say stands in a tokenizer_config.json beside it: an end token that is not known by its name, and
+        a token before documents.
         """
-        text = self.to_json()
-        _write(path, text)
-        if Vocabulary.from_json(text, end=self.end_id).end_id != _end_by_name(self.tokenizer.get_vocab()):
-            names = {"eos_token": self.tokenizer.id_to_token(self.end_id)}
-            _write(path.parent / "tokenizer_config.json", json.dumps(names, ensure_ascii=False, indent=2))
+        _write(path, self.to_json())
+        says: dict[str, object] = {}
+        if self.end_id != _end_by_name(self.tokenizer.get_vocab()):
+            says["eos_token"] = self.tokenizer.id_to_token(self.end_id)
+        if self.begin_id is not None:
+            says |= {"bos_token": self.tokenizer.id_to_token(self.begin_id), "add_bos_token": True}
+        if says:
+            _write(path.parent / "tokenizer_config.json", json.dumps(says, ensure_ascii=False, indent=2) + "\n")
 
     def _pieces(self, document: Document) -> Iterator[tuple[str | int, bool]]:
         """Control tokens and the stretches of ordinary text between them, with what is learnt."""
