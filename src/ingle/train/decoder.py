@@ -53,7 +53,7 @@ class Layer(nn.Module):
         by_head = (*h.shape[:2], -1, self.shape.head_dim)
         q, k, v = (y.view(by_head) for y in together(h, (self.attn_q, self.attn_k, self.attn_v)))
         if self.shape.qk_norm:
-            q, k = self.attn_q_norm(q).to(v.dtype), self.attn_k_norm(k).to(v.dtype)
+            q, k = self.attn_q_norm(q.float()).to(v.dtype), self.attn_k_norm(k.float()).to(v.dtype)
         out: Tensor = self.attn_output(attention(rotate(q, cos, sin), rotate(k, cos, sin), v, visible))
         return out
 

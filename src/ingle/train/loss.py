@@ -31,7 +31,8 @@ def softmax(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     loss = ((total.log() + highest - at_target) * counts).sum()
     gradient = (e * (counts / total)).to(logits.dtype)
     # float32 until here: rounding a probability near 1 before 1 is taken away would leave nothing right.
-    return loss, gradient, (((at_target - highest).exp() / total - 1) * counts).to(logits.dtype)
+    at_target = ((at_target - highest).exp() / total - 1) * counts
+    return loss, gradient, at_target[:, 0].to(logits.dtype)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -44,7 +45,7 @@ class _CrossEntropy(torch.autograd.Function):
         dx, dweight = torch.empty_like(x), torch.zeros_like(weight)
         for rows in _chunks(x, weight):
             loss, dlogits, dtarget = softmax(x[rows] @ matrix.T, targets[rows])
-            dlogits.scatter_(1, targets[rows].clamp(min=0)[:, None], dtarget)
+            dlogits[torch.arange(len(dlogits), device=x.device), targets[rows].clamp(min=0)] = dtarget
             total += loss
             torch.mm(dlogits, matrix, out=dx[rows])
             dweight += dlogits.T @ x[rows]
