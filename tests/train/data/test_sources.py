@@ -59,6 +59,14 @@ def test_a_text_is_cut_at_its_separators(tmp_path: Path) -> None:
     assert all(segment.learn and not segment.special for document in found for segment in document.segments)
 
 
+def test_the_articles_of_wikiextractor(tmp_path: Path) -> None:
+    articles = '<doc id="1" url="u" title="A">\nA\n\nIt is.\n</doc>\n<doc id="2" url="u" title="B">\nB\n</doc>\n'
+    found = read(write(tmp_path / "AA" / "wiki_00", articles).parent)
+    assert [document.text for document in found] == ["A\n\nIt is.", "B"]
+    assert [document.origin for document in found] == [f"{tmp_path}/AA/wiki_00:{line}" for line in (2, 7)]
+    assert texts(write(tmp_path / "a.txt", "Write:\n" + articles)) == ["Write:\n" + articles.rstrip()]
+
+
 def test_a_text_without_separators_is_one_document(tmp_path: Path) -> None:
     assert texts(write(tmp_path / "a.md", "# A\n\nb \r\n")) == ["# A\n\nb "]
 
@@ -283,8 +291,9 @@ def test_an_archive_without_texts(tmp_path: Path) -> None:
 def test_sources_that_cannot_be() -> None:
     with pytest.raises(UsageError, match="got nothing"):
         Source("")
-    with pytest.raises(UsageError, match=r"The weight of a is 0; expected a positive number\."):
-        Source("a", weight=0)
+    for weight in (0, -1.0, "1", float("nan")):
+        with pytest.raises(UsageError, match=f"The weight of a is {weight!r}; expected a positive number"):
+            Source("a", weight=weight)  # type: ignore[arg-type]
 
 
 def test_half_characters_become_a_mark(tmp_path: Path) -> None:
@@ -400,6 +409,9 @@ def test_real_data() -> None:
     if not (SHARED / "text").is_dir():
         pytest.skip("no shared data here")
     assert len(read(SHARED / "text" / "pb-source_en.tar.xz")) == 396
+    wiki = texts(SHARED / "text" / "enwiki_extract_20x1MB.tar.xz")
+    assert len(wiki) > 1000
+    assert not any("<doc id=" in text or "</doc>" in text for text in wiki)
     assert len(read(SHARED / "text" / "tinystories_train_first2MiB_cased.txt")) == 2317
     assert len(read(SHARED / "instruct" / "dolly15k_en.jsonl")) == 15015
     assert len(read(SHARED / "api_calls" / "glaive_toolcall_en_demo.json")) == 300

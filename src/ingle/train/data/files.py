@@ -10,6 +10,7 @@ import codecs
 import gzip
 import io
 import lzma
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -48,6 +49,7 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
 #: All of them, for sentences.
 ENDINGS = ", ".join((*KINDS, *ARCHIVES))
 
+_WIKI = re.compile(r"wiki_\d+")  # as WikiExtractor calls its texts
 _CHUNK = 1 << 20
 #: What goes wrong inside compressed bytes. `tarfile` and `gzip` let some errors of `zlib` and `struct` through.
 _BROKEN = (EOFError, lzma.LZMAError, zlib.error, tarfile.TarError, gzip.BadGzipFile)
@@ -64,7 +66,7 @@ def kind_of(name: str) -> str | None:
         if name.endswith(ending):
             inner = KINDS.get(Path(name.removesuffix(ending)).suffix)
             return None if inner == "parquet" else inner
-    return KINDS.get(Path(name).suffix)
+    return "text" if _WIKI.fullmatch(Path(name).name) else KINDS.get(Path(name).suffix)
 
 
 def find_files(path: Path) -> list[Path]:

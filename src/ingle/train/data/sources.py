@@ -42,7 +42,7 @@ class Source:
     def __post_init__(self) -> None:
         if not self.path_or_name:
             raise UsageError("Expected the name of a file, a folder or a data set, got nothing.")
-        if not 0 < self.weight < 1e9:
+        if not (isinstance(self.weight, int | float) and 0 < self.weight < 1e9):
             raise UsageError(f"The weight of {self.path_or_name} is {self.weight!r}; expected a positive number.")
 
 

@@ -1,4 +1,7 @@
-"""Texts to documents: a line `<|endoftext|>` separates them; a text without one is one document."""
+"""Texts to documents: a line `<|endoftext|>` separates them; a text without one is one document.
+
+A text that begins with `<doc id="` is one of WikiExtractor's, whose documents stand between such a line and `</doc>`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Iterable, Iterator
 __all__ = ["MAX_CHARACTERS", "SEPARATOR", "split_documents"]
 
 SEPARATOR = "<|endoftext|>"
+_WIKI_BEGIN, _WIKI_END = '<doc id="', "</doc>"
 #: A longer text is cut after the last line that fits (or, without lines, just here). Models read some thousand tokens
 #: at a time, so nothing is lost, and memory stays bounded whatever the file's size.
 MAX_CHARACTERS = 1 << 22
@@ -19,8 +23,10 @@ def split_documents(chunks: Iterable[str], limit: int = MAX_CHARACTERS) -> Itera
     """
     lines: list[str] = []
     size, first, number = 0, 1, 0
+    wiki = False
     for line in _lines(chunks, limit):
-        separates = line.strip() == SEPARATOR
+        wiki = wiki or (number == 0 and line.startswith(_WIKI_BEGIN))
+        separates = line.strip() == SEPARATOR or (wiki and (line.startswith(_WIKI_BEGIN) or line.strip() == _WIKI_END))
         if separates or size + len(line) > limit:
             yield from _document(first, lines)
             lines, size, first = [], 0, number + 1
