@@ -139,18 +139,20 @@ def test_the_tokenizer_is_the_same_everywhere(tmp_path: Path) -> None:
 
 
 def test_what_is_known_of_a_model_is_in_the_file_and_on_the_card(tmp_path: Path) -> None:
-    info = {"name": 'Tales "1"', "description": "Tells tales.", "licence": "CC-BY-4.0", "datasets": ["a", "b: c"]}
+    sources = [{"path_or_name": "hf:b: c"}, {"path_or_name": "/home/me/tales.txt", "licence": "CC0-1.0"}]
+    info = {"name": 'Tales "1"', "description": "Tells tales.", "licence": "CC-BY-4.0", "sources": sources}
     model = trained(small_decoder(small_shape(sharing="immediate")), **info)
     export_gguf(model, tmp_path / "model.gguf", "f32")
     with open_gguf(tmp_path / "model.gguf") as file:
         assert file.metadata.get_str("general.name") == info["name"]
         assert file.metadata.get_str("general.license") == "CC-BY-4.0"
-        assert file.metadata.get_str("general.dataset.1.name") == "b: c"
+        assert file.metadata.get_str("general.dataset.1.name") == "tales.txt"
     export_hf(model, tmp_path / "hf")
     card = (tmp_path / "hf" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
-    for text in ('license: "CC-BY-4.0"', '- "b: c"', "Tells tales.", 'Tales "1"', "each used 2 times"):
+    for text in ('license: "CC-BY-4.0"', '- "b: c"', "Tells tales.", 'Tales "1"', "each used 2 times", "CC0-1.0"):
         assert text in card
+    assert "/home" not in card
 
 
 def test_rows_that_do_not_divide_into_blocks_say_so(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ingle.gguf import TensorType, quantize
 from ingle.models.convert import convert
 from ingle.text import metadata_from_hf
 from ingle.train.checkpoint import TrainedModel, save_model
+from ingle.train.data.vocabulary import Vocabulary
 from ingle.train.decoder import Decoder
 from ingle.train.export import export_gguf
 from ingle.train.export_hf import export_hf
@@ -122,6 +123,18 @@ def test_a_model_folder_with_its_blocks(tmp_path: Path) -> None:
         expect_same(loaded, decoder)
         assert loaded.quantized == blocks
         assert loaded.info == {"name": "Tiny"}
+
+
+def test_an_end_token_that_its_name_does_not_tell(tmp_path: Path) -> None:
+    """The trainer's vocabulary notes it beside the run."""
+    decoder = small_decoder(small_shape())
+    parsed = json.loads(vocabulary().to_json().replace("<|endoftext|>", "<fin>"))
+    tokenizer = Vocabulary.from_json(json.dumps(parsed), end="<fin>")
+    save_model(tmp_path / "model", decoder.shape, trained(decoder).tensors, tokenizer.to_json().encode())
+    tokenizer.save(tmp_path / "tokenizer.json")
+    for path in (tmp_path, tmp_path / "model"):
+        export_gguf(load_model(path), tmp_path / "model.gguf")
+        assert load_model(tmp_path / "model.gguf").info["end_ids"] == [0, 2]
 
 
 def test_a_quantised_file_is_dequantised(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from ingle.models.families.mobilellm import decoder_metadata
 from ingle.models.recipes import interleaved
 from ingle.models.source import Header, LazyTensors
 from ingle.models.tensor import Tensor
+from ingle.train.about import general_metadata
 from ingle.train.checkpoint import TrainedModel
 from ingle.train.parameters import expect_parameters, parameter_shapes
 from ingle.train.shape import Shape
@@ -90,7 +91,7 @@ class _Trained:
         self.calibrated = frozenset(name for name, own in self._own.items() if own in model.quantized)
         self.headers = {name: self._header(name) for name in self._own}
         repeat = 1 if expand else shape.repeat
-        entries = {"general.architecture": self.architecture, **_general(model.info)}
+        entries = {"general.architecture": self.architecture, **general_metadata(model.info)}
         entries |= _settings(shape, self.architecture, len(layers), repeat)
         if model.tokenizer_json is not None:
             entries |= gguf_tokenizer(model)
@@ -167,16 +168,3 @@ def _settings(shape: Shape, arch: str, n_layers: int, repeat: int) -> dict[str, 
         sharing="immediate" if repeat == 1 else shape.sharing,
         repeat=repeat,
     )
-
-
-def _general(info: dict[str, Any]) -> dict[str, Any]:
-    """What is known of the model, under the keys of the GGUF specification."""
-    keys: dict[str, Any] = {}
-    for name, key in (("name", "name"), ("description", "description"), ("licence", "license")):
-        if isinstance(info.get(name), str) and info[name]:
-            keys[f"general.{key}"] = info[name]
-    datasets = [name for name in info.get("datasets", ()) if isinstance(name, str)]
-    if datasets:
-        keys["general.dataset.count"] = len(datasets)
-        keys |= {f"general.dataset.{i}.name": name for i, name in enumerate(datasets)}
-    return keys

@@ -19,6 +19,7 @@ from torch import Tensor
 from ingle.errors import ModelFileError, UnsupportedError, UsageError
 from ingle.models.config import Config
 from ingle.models.families import family_of_config
+from ingle.train.about import card
 from ingle.train.checkpoint import TrainedModel, beside
 from ingle.train.parameters import expect_parameters
 from ingle.train.shape import Shape
@@ -58,7 +59,7 @@ def export_hf(model: TrainedModel, folder: str | os.PathLike[str], file_type: Fl
         config |= {"eos_token_id": ends[0] if len(ends) == 1 else ends, "pad_token_id": ends[0]}
     files = tokenizer_files(model) if model.tokenizer_json is not None else {}
     files["config.json"] = json.dumps(config, indent=1) + "\n"
-    files["README.md"] = _card(model, config)
+    files["README.md"] = card(model.shape, model.info)
     try:
         with beside(target) as part:
             write_tensors(part / "model.safetensors", _tensors(model, config, dtype))
@@ -115,30 +116,3 @@ def _tensors(model: TrainedModel, config: dict[str, Any], dtype: torch.dtype) ->
             if own in model.tensors:
                 tensors[f"{module.format(i=i)}.weight"] = model.tensors[own].to(dtype)
     return tensors
-
-
-def _card(model: TrainedModel, config: dict[str, Any]) -> str:
-    """A model card: what the Hub reads in front, what people read behind."""
-    info = model.info
-    name = str(info.get("name") or "A small language model")
-    head = ["library_name: transformers", "pipeline_tag: text-generation"]
-    if isinstance(info.get("licence"), str):
-        head.append(f"license: {json.dumps(info['licence'], ensure_ascii=False)}")
-    datasets = [name for name in info.get("datasets", ()) if isinstance(name, str)]
-    if datasets:
-        head += ["datasets:", *(f"- {json.dumps(name, ensure_ascii=False)}" for name in datasets)]
-    shape = model.shape
-    facts = [
-        f"{shape.n_parameters:,} parameters: {config['num_hidden_layers']} layers of width {shape.width}, "
-        f"{shape.heads} query and {shape.kv_heads} key/value heads of {shape.head_dim}, "
-        f"{shape.feed_forward} feed-forward of {shape.hidden}, {shape.vocabulary} tokens, {shape.context} positions."
-    ]
-    if shape.repeat > 1:
-        facts.append(
-            f"It was trained with {shape.layers} layers, each used {shape.repeat} times ({shape.sharing}); here they "
-            "are written out, so that the files are larger than what was learnt."
-        )
-    if isinstance(info.get("description"), str):
-        facts.insert(0, info["description"])
-    text = "\n\n".join([f"# {name}", *facts, "Made with Ingle. Nothing is promised of what it says: try it first."])
-    return "---\n" + "\n".join(head) + f"\n---\n\n{text}\n"

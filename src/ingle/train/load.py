@@ -16,7 +16,7 @@ from ingle.models.checkpoint import Checkpoint, open_checkpoint
 from ingle.models.rope import base_frequencies
 from ingle.models.spec import Spec
 from ingle.text import metadata_from_hf
-from ingle.train.checkpoint import TrainedModel, load_run_model
+from ingle.train.checkpoint import TrainedModel, load_run_model, read_json
 from ingle.train.parameters import expect_parameters
 from ingle.train.shape import FeedForward, Shape, Sharing
 
@@ -47,7 +47,8 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
         model = load_run_model(path)
         tensors = {name: tensor.float() for name, tensor in model.tensors.items()}
         expect_parameters(model.shape, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, str(path))
-        return TrainedModel(model.shape, tensors, model.tokenizer_json, model.info, model.quantized)
+        info = _with_tokenizer_config(path, model.info)
+        return TrainedModel(model.shape, tensors, model.tokenizer_json, info, model.quantized)
     if not path.exists():
         raise CheckpointError(
             f"{path} does not exist; expected a run of `ingle train`, a model's folder, a Hugging Face folder or a "
@@ -63,6 +64,15 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
     expect_parameters(shape, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, str(path))
     tokenizer_json = _tokenizer_json(path, info)
     return TrainedModel(shape, tensors, tokenizer_json, info)
+
+
+def _with_tokenizer_config(path: Path, info: dict[str, Any]) -> dict[str, Any]:
+    """A run notes the end token of a vocabulary beside it where its name does not tell."""
+    for folder in (path / "model", path, path.parent, path.parent.parent):
+        file = folder / "tokenizer_config.json"
+        if "tokenizer_config" not in info and (folder / "tokenizer.json").is_file() and file.is_file():
+            return info | {"tokenizer_config": read_json(file)}
+    return info
 
 
 def _shape(checkpoint: Checkpoint) -> Shape:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ingle.errors import CheckpointError
 from ingle.text import metadata_from_hf
 from ingle.train.checkpoint import TrainedModel
+
+if TYPE_CHECKING:
+    from ingle.train.data.vocabulary import Vocabulary
 
 __all__ = ["end_ids", "gguf_tokenizer", "tokenizer_files"]
 
@@ -24,14 +28,10 @@ def tokenizer_files(model: TrainedModel) -> dict[str, str]:
     Raises CheckpointError where the model has no tokenizer, TokenizerError where it is not sound.
     """
     from ingle.train.data.conversation import CHAT_TEMPLATE
-    from ingle.train.data.vocabulary import Vocabulary
 
     if model.tokenizer_json is None:
         raise CheckpointError(model.info.get("no_tokenizer") or "The model has no tokenizer.json; put it beside it.")
-    text = model.tokenizer_json.decode("utf-8", "replace")
-    given = model.info.get("tokenizer_config")
-    config: dict[str, Any] = dict(given) if isinstance(given, dict) else {}
-    vocabulary = Vocabulary.from_json(text, end=config.get("eos_token"))
+    text, config, vocabulary = _opened(model.tokenizer_json, model.info)
     if vocabulary.size > model.shape.vocabulary:
         raise CheckpointError(
             f"The tokenizer has {vocabulary.size} tokens and the model {model.shape.vocabulary}; they do not belong "
@@ -59,14 +59,12 @@ def tokenizer_files(model: TrainedModel) -> dict[str, str]:
 
 def end_ids(model: TrainedModel) -> list[int]:
     """The tokens at which a generation stops, that of a text first; empty without a tokenizer."""
-    from ingle.train.data.vocabulary import Vocabulary
-
     if model.tokenizer_json is None:
         return []
     known = [end for end in model.info.get("end_ids", ()) if isinstance(end, int)]
     if known:
         return known
-    vocabulary = Vocabulary.from_json(model.tokenizer_json.decode("utf-8", "replace"))
+    _, _, vocabulary = _opened(model.tokenizer_json, model.info)
     ends = (vocabulary.end_id, vocabulary.chat_end_id)
     return list(dict.fromkeys(end for end in ends if end is not None))
 
@@ -77,6 +75,15 @@ def gguf_tokenizer(model: TrainedModel) -> dict[str, object]:
         for name, text in tokenizer_files(model).items():
             (Path(folder) / name).write_text(text, "utf-8")
         return metadata_from_hf(Path(folder), model.shape.vocabulary)
+
+
+def _opened(tokenizer_json: bytes, info: Mapping[str, Any]) -> tuple[str, dict[str, Any], Vocabulary]:
+    """The text of tokenizer.json, what is known of a tokenizer_config.json, and the vocabulary of the two."""
+    from ingle.train.data.vocabulary import Vocabulary
+
+    text, given = tokenizer_json.decode("utf-8", "replace"), info.get("tokenizer_config")
+    config = dict(given) if isinstance(given, dict) else {}
+    return text, config, Vocabulary.from_json(text, end=config.get("eos_token"))
 
 
 def _beginning(text: str, settings: dict[str, Any], ids: dict[str, int]) -> str:
