@@ -21,6 +21,7 @@ __all__ = ["command"]
 SCHEMES = ("w8a8", "q8_0", "q4_0", "q4_1")
 METHODS = ("rtn", "hqq", "gptq")
 _POSITIONS = 512
+_FEW_TOKENS = 8192
 _FILE_TYPES = {"w8a8": "q8_0"}  # of a scheme whose name is not one
 
 
@@ -172,6 +173,11 @@ def _print(figures: dict[str, Any]) -> None:
         f"{figures['out']}: {figures['scheme']} by {figures['method']}, {size(figures['weights_bytes'])} of weights, "
         f"{figures['bits_per_weight']:.2f} bits per weight ({kinds}), {figures['compress_s']:.1f} s"
     )
+    if 0 < figures["calibration_tokens"] < _FEW_TOKENS:
+        click.echo(
+            f"Calibrated on {figures['calibration_tokens']:,} tokens only, which can be worse than rounding; "
+            f"give {_FEW_TOKENS:,} or more."
+        )
     if "loss_before" not in figures:
         click.echo("The loss was not measured; --held-out SOURCE measures it.")
         return
