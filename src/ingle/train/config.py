@@ -63,17 +63,19 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("batch_tokens", "validation_tokens"):
-            expect(getattr(self, name) > 0, name, getattr(self, name), "a positive whole number")
+            expect(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "a positive whole number")
         for name in ("micro_tokens", "validate_every", "threads", "seed"):
-            expect(0 <= getattr(self, name) < 2**63, name, getattr(self, name), "0 or a positive whole number")
-        expect(0 < self.checkpoint_minutes < 1e6, "checkpoint_minutes", self.checkpoint_minutes, "a positive number")
+            known = 0 <= getattr(self, name) < 2**63
+            expect(known, f"train.{name}", getattr(self, name), "0 or a positive whole number")
+        minutes = self.checkpoint_minutes
+        expect(0 < minutes < 1e6, "train.checkpoint_minutes", minutes, "a positive number")
         for name, words in (
             ("device", ("auto", "cpu", "cuda", "mps")),
             ("precision", ("auto", "bf16", "f32")),
             ("compile", ("auto", True, False)),
             ("distributed", ("auto", "ddp", "fsdp")),
         ):
-            expect_one_of(getattr(self, name), name, words)
+            expect_one_of(getattr(self, name), f"train.{name}", words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +259,7 @@ def _train(values: dict[str, Any]) -> tuple[Recipe, Budget, Training]:
     given = [name for name in BUDGETS if name in values]
     if len(given) != 1:
         came = " and ".join(given) or "none"
-        raise UsageError(
-            f"[train] needs exactly one budget, {', '.join(BUDGETS[:-1])} or {BUDGETS[-1]}; it has {came}."
-        )
+        raise UsageError(f"[train] needs exactly one budget of tokens, epochs, steps or minutes; it has {came}.")
     kind = given[0]
     amount = values[kind]
     whole = kind in ("tokens", "steps")

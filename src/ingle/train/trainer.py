@@ -131,11 +131,12 @@ class _Loop:
         self.decoder = decoder
         self.optimizer = build_optimizer(decoder, config.recipe)
         self.loader = Loader(shards.train, self.setup.positions, self.setup.rows, config.training.seed)
-        rows = validation_rows(
-            shards.validation, self.setup.positions, max(1, config.training.validation_tokens // self.setup.positions)
-        )
-        n_bytes = token_bytes(run.tokenizer.read_bytes(), shape.vocabulary)
-        self.validation = Validation(rows, n_bytes, self.setup, devices.rank, devices.world)
+        self.validation: Validation | None = None
+        if shards.validation.n_documents:
+            n_rows = max(1, config.training.validation_tokens // self.setup.positions)
+            rows = validation_rows(shards.validation, self.setup.positions, n_rows)
+            n_bytes = token_bytes(run.tokenizer.read_bytes(), shape.vocabulary)
+            self.validation = Validation(rows, n_bytes, self.setup, devices.rank, devices.world)
         self.steps = self._steps()
 
         self.step = self.tokens = 0
@@ -155,7 +156,7 @@ class _Loop:
                 "positions": self.setup.positions,
                 "micro_rows": self.setup.micro_rows,
                 "train_tokens": shards.train.n_tokens,
-                "validation_tokens": self.validation.n_tokens,
+                "validation_tokens": self.validation.n_tokens if self.validation else 0,
                 "device": _describe(self.device),
                 "devices": devices.world,
                 "threads": threads,
@@ -253,6 +254,8 @@ class _Loop:
         )
 
     def _validate(self) -> None:
+        if self.validation is None:
+            return
         self.score = self.validation(self.parallel)
         self.validated = self.step, self._done()
         self._tick()
@@ -296,7 +299,7 @@ class _Loop:
         self.elapsed_s = float(found.state["elapsed_s"])
         self.validated = found.state["validated"][0], found.state["validated"][1]
         score = found.state.get("validation")
-        if isinstance(score, dict):
+        if isinstance(score, dict) and self.validation is not None:
             self.score = Score(score["loss"], score["bits_per_byte"], self.validation.n_tokens)
 
     def _finish(self) -> Result:
@@ -314,6 +317,8 @@ class _Loop:
 
     def _validates(self, done: float) -> bool:
         every = self.config.training.validate_every
+        if self.validation is None:
+            return False
         if every:
             return self.step % every == 0
         # A forward pass costs a third of a step: so seldom that validation takes less than a tenth of the time.
@@ -399,10 +404,7 @@ def _distiller(config: Config, vocabulary: Any, device: torch.device) -> Any:
 
 
 def _peak(device: torch.device) -> tuple[float, str]:
-    try:
-        from ingle.train.peak import peak_flops
-    except ImportError:
-        return 0.0, ""
+    from ingle.train.peak import peak_flops
 
     peak = peak_flops(device)
     return peak.flops, peak.source
