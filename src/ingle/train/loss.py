@@ -17,19 +17,20 @@ Softmax = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def softmax(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `logits` [n, V] and `targets` [n]: the summed loss; its gradient by the logits but for the target's; that.
+    """Of `logits` [n, V] and `targets` [n]: the summed loss; its gradient by the logits [n, V], right but for those of
+    the targets; and these [n].
 
-    Rows whose target is IGNORED count nothing. One exponential for each logit: this is what the loss takes its time
-    for, and what `Decoder.compile` compiles.
+    Rows whose target is IGNORED count nothing. This is what the loss takes its time for, and what `Decoder.compile`
+    compiles: one exponential for each logit, kept in the logits' dtype, for the time is that of reading and writing.
     """
     z = logits.float()
     counts = (targets != IGNORED).float()[:, None]
     at_target = z.gather(1, targets.clamp(min=0)[:, None])
     highest = z.amax(-1, keepdim=True)
-    e = (z - highest).exp()
-    total = e.sum(-1, keepdim=True)
+    e = (z - highest).exp().to(logits.dtype)
+    total = e.float().sum(-1, keepdim=True)
     loss = ((total.log() + highest - at_target) * counts).sum()
-    gradient = (e * (counts / total)).to(logits.dtype)
+    gradient = (e.float() * (counts / total)).to(logits.dtype)
     # float32 until here: rounding a probability near 1 before 1 is taken away would leave nothing right.
     at_target = ((at_target - highest).exp() / total - 1) * counts
     return loss, gradient, at_target[:, 0].to(logits.dtype)
