@@ -25,7 +25,7 @@ NATIVE = {"gguf", "backends", "engine"}  # may load ingle._core
 LIBRARIES = {"numpy", "gguf", "tokenizers", "jinja2", "safetensors", "click", "rich", "prompt_toolkit"}
 ONLY_IN_CLI = {"click", "rich", "prompt_toolkit"}
 # What the extra `train` brings. Nothing else may need it.
-ONLY_IN_TRAIN = {"torch", "torchao", "transformers", "pyarrow", "datasets", "matplotlib"}
+ONLY_IN_TRAIN = {"torch", "torchao", "transformers", "pyarrow", "datasets", "matplotlib", "psutil"}
 
 
 def modules() -> list[Path]:
