@@ -41,6 +41,8 @@ def test_it_says_what_it_wrote_and_how_to_run_it(tmp_path: Path) -> None:
     # Rows of 40 (four heads of 10) have no blocks of 32.
     assert lines[1].startswith("F16 in the place of Q8_0 for 2 tensors (blk.0.attn_output.weight, ...): rows of 40")
     assert lines[2] == f"Run it: ingle run '{out}'"
+    plain = saved(tmp_path / "plain", trained(small_decoder(small_shape(head_dim=8)), chat=False))
+    assert export(plain, tmp_path / "plain.gguf")[1].endswith('plain.gguf "Once upon a time"\n')
     done = ingle("run", out, "The cat", "--max-tokens", "3", "--seed", "1")
     assert done.returncode == 0, done.stderr
 

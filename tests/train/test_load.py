@@ -14,6 +14,7 @@ from ingle.errors import CheckpointError, IngleError, UnsupportedError
 from ingle.gguf import TensorType, quantize
 from ingle.models.convert import convert
 from ingle.text import metadata_from_hf
+from ingle.train.about import datasets_of
 from ingle.train.checkpoint import TrainedModel, save_model
 from ingle.train.data.vocabulary import Vocabulary
 from ingle.train.decoder import Decoder
@@ -135,6 +136,24 @@ def test_an_end_token_that_its_name_does_not_tell(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "model"):
         export_gguf(load_model(path), tmp_path / "model.gguf")
         assert load_model(tmp_path / "model.gguf").info["end_ids"] == [0, 2]
+
+
+@pytest.mark.parametrize("answers_only", [False, True])
+def test_a_model_of_plain_text_has_no_chat_template(answers_only: bool, tmp_path: Path) -> None:
+    """What the data's index says of a run: was anything but whole documents learnt, and under which licences."""
+    model = trained(small_decoder(small_shape()), sources=[{"path_or_name": "/data/a.txt"}, {"path_or_name": "b"}])
+    save_model(tmp_path / "model", model.shape, model.tensors, model.tokenizer_json, model.info)
+    sources = [{"name": "/data/a.txt", "licences": {"CC0-1.0": 3}}, {"name": "b", "licences": {"MIT": 1}}]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "meta.json").write_text(
+        json.dumps({"train": {"learn": [False, answers_only]}, "sources": sources})
+    )
+    for path in (tmp_path, tmp_path / "model"):
+        loaded = load_model(path)
+        assert datasets_of(loaded.info) == [("a.txt", "CC0-1.0"), ("b", "MIT")]
+        assert export_gguf(loaded, tmp_path / "model.gguf").chats == answers_only
+    (tmp_path / "data" / "meta.json").write_text("[]")
+    assert datasets_of(load_model(tmp_path).info) == [("a.txt", None), ("b", None)]
 
 
 def test_a_quantised_file_is_dequantised(tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def _write_gguf(model: TrainedModel, out: Path, file_type: str | None, expand: b
         other = architecture_of(model.shape, expand=True)
         hint = "no other program has its feed-forward" if other == "mobilellm" else "--expand writes it for others"
         click.echo(f"Only Ingle runs this file: {hint}.")
-    click.echo(f"Run it: ingle run {shlex.quote(str(out))}")
+    prompt = "" if done.chats else ' "Once upon a time"'
+    click.echo(f"Run it: ingle run {shlex.quote(str(out))}{prompt}")
 
 
 def _calibrated_type(model: TrainedModel) -> str:
@@ -122,7 +123,10 @@ def _fallbacks(tensors: list[Planned]) -> list[str]:
             width, block = planned.header.shape[-1], planned.wanted.weights_per_block
             groups.setdefault((planned.type.name, planned.wanted.name, width, block), []).append(planned.header.name)
     return [
-        f"{got} in the place of {wanted} for {len(names)} tensors ({names[0]}{', ...' if len(names) > 1 else ''}): "
-        f"rows of {width} are no whole blocks of {block}"
+        f"{got} in the place of {wanted} for {_tensors(names)}: rows of {width} are no whole blocks of {block}"
         for (got, wanted, width, block), names in groups.items()
     ]
+
+
+def _tensors(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} tensors ({names[0]}, ...)"

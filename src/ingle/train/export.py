@@ -33,11 +33,13 @@ __all__ = ["Exported", "architecture_of", "export_gguf"]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: the GGUF architecture, and each tensor with its type and the type it should have had."""
+    """What was written: the GGUF architecture, each tensor with its type and the type it should have had, and whether
+    the file has a chat template."""
 
     path: Path
     architecture: str
     tensors: list[Planned]
+    chats: bool
 
 
 def export_gguf(
@@ -59,7 +61,8 @@ def export_gguf(
     file_type = FileType.parse(file_type) if isinstance(file_type, str) else file_type
     source = _Trained(model, expand)
     write_source(source, out, file_type, keep=source.calibrated, on_start=on_start, on_bytes=on_bytes)
-    return Exported(Path(out), source.architecture, plan(source, file_type, source.calibrated))
+    chats = "tokenizer.chat_template" in source.metadata
+    return Exported(Path(out), source.architecture, plan(source, file_type, source.calibrated), chats)
 
 
 def architecture_of(shape: Shape, expand: bool = False) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
         model = load_run_model(path)
         tensors = {name: tensor.float() for name, tensor in model.tensors.items()}
         expect_parameters(model.shape, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, str(path))
-        info = _with_tokenizer_config(path, model.info)
+        info = _with_what_the_run_knows(path, model.info)
         return TrainedModel(model.shape, tensors, model.tokenizer_json, info, model.quantized)
     if not path.exists():
         raise CheckpointError(
@@ -66,12 +67,22 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
     return TrainedModel(shape, tensors, tokenizer_json, info)
 
 
-def _with_tokenizer_config(path: Path, info: dict[str, Any]) -> dict[str, Any]:
-    """A run notes the end token of a vocabulary beside it where its name does not tell."""
+def _with_what_the_run_knows(path: Path, info: dict[str, Any]) -> dict[str, Any]:
+    """`info`, and of the run around a model: the end token of its vocabulary where its name does not tell, whether it
+    learnt answers only (`chat`), and the licences that were found beside its data."""
+    info = dict(info)
     for folder in (path / "model", path, path.parent, path.parent.parent):
         file = folder / "tokenizer_config.json"
-        if "tokenizer_config" not in info and (folder / "tokenizer.json").is_file() and file.is_file():
-            return info | {"tokenizer_config": read_json(file)}
+        if (folder / "tokenizer.json").is_file() and file.is_file():
+            info.setdefault("tokenizer_config", read_json(file))
+        with suppress(
+            CheckpointError, AttributeError, TypeError, KeyError
+        ):  # facts for the card, of data that nobody needs now
+            meta = read_json(folder / "data" / "meta.json")
+            info.setdefault("chat", any(meta["train"]["learn"]))
+            known = {source["name"]: ", ".join(source["licences"]) for source in meta["sources"]}
+            given = info.get("sources", [])
+            info["sources"] = [{"licence": known.get(source["path_or_name"]), **source} for source in given]
     return info
 
 

@@ -1,6 +1,7 @@
 """A model's tokenizer as the files that Hugging Face folders have, and as GGUF metadata made from them.
 
-A vocabulary with ChatML tokens gets our chat template. A text ends with <|endoftext|>, a turn with <|im_end|>: both are
+A vocabulary with ChatML tokens gets our chat template, unless the model is known to have learnt no conversations: then
+programs should go on with a text, not answer it. A text ends with <|endoftext|>, a turn with <|im_end|>: both are
 among the tokens at which a generation stops. A model that came from elsewhere keeps the tokens and template it had.
 """
 
@@ -45,7 +46,7 @@ def tokenizer_files(model: TrainedModel) -> dict[str, str]:
         "eos_token": end,
         "pad_token": end,
     }
-    if vocabulary.chat_end_id is not None:
+    if vocabulary.chat_end_id is not None and model.info.get("chat") is not False:
         settings["chat_template"] = CHAT_TEMPLATE
     settings |= config
     ends = end_ids(model)
