@@ -85,7 +85,7 @@ def connected(device: str = "auto", timeout_s: float = 600.0) -> Iterator[Device
     """The devices that torchrun started together (its RANK, WORLD_SIZE, LOCAL_RANK), or this one alone.
 
     device: as in `pick_device`. Inside the `with`, what a lost, late or unlike process does to the others becomes a
-    TrainingError in one sentence, after `timeout_s` at the latest.
+    TrainingError in one sentence, after `timeout_s` at the latest (NCCL's watchdog ends the process without ours).
     """
     if "WORLD_SIZE" not in os.environ and "RANK" not in os.environ:
         yield Devices(0, 1, 0, _use(pick_device(device)), None)

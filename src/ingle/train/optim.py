@@ -75,7 +75,7 @@ class Optimizers:
         if not gradients:
             raise TrainingError("There is no gradient to clip; call backward on a loss first.")
         parts = [local(g) for g in gradients]
-        squares = torch.stack(torch._foreach_norm(parts, 2)).double().square().sum()
+        squares = torch.stack(torch._foreach_norm(parts, 2)).square().sum()
         norm = math.sqrt(sum_if_sharded(squares, gradients[0]).item())
         if self.recipe.clip and math.isfinite(norm) and norm > self.recipe.clip:
             torch._foreach_mul_(parts, self.recipe.clip / norm)
