@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from cli.processes import ingle
 from ingle.cli import cli
 from ingle.gguf import TensorType, open_gguf
 from ingle.train.checkpoint import load_run_model, save_model
-from ingle.train.decoder import Decoder
-from ingle.train.prepare import prepare
-from ingle.train.run_folder import RunFolder
 from ingle.train.shape import Shape
+from ingle.train.trainer import train
 from train.small_runs import config, write_text
 
 BUNDLED = Path(__file__).parents[2] / "src" / "ingle" / "data" / "ingle-stories.gguf"
@@ -39,18 +36,13 @@ def figures(*words: str | Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has just begun: its config, data and a model."""
+    """A run of a step, with its config and data; its weights are random, and larger than they were."""
     folder = tmp_path_factory.mktemp("compress")
-    made, wanted = RunFolder(folder / "run"), config(folder)
-    made.path.mkdir()
-    made.create(wanted)
-    prepare(wanted, made, lambda record: None)
-    torch.manual_seed(0)
-    decoder = Decoder(Shape(vocabulary=288, width=32, layers=2, heads=2, kv_heads=1, hidden=64, context=32))
-    for parameter in decoder.parameters():
-        parameter.data.mul_(3)
-    save_model(made.model, decoder.shape, dict(decoder.named_parameters()), made.tokenizer.read_bytes())
-    return made.path
+    train(config(folder, steps=1), folder / "run")
+    model = load_run_model(folder / "run")
+    tensors = {name: 3 * tensor for name, tensor in model.tensors.items()}
+    save_model(folder / "run" / "model", model.shape, tensors, model.tokenizer_json)
+    return folder / "run"
 
 
 def test_a_run_has_all_that_is_needed(run: Path, tmp_path: Path) -> None:
@@ -59,8 +51,7 @@ def test_a_run_has_all_that_is_needed(run: Path, tmp_path: Path) -> None:
     lines = stdout.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'q4.gguf'}: q4_0 by gptq, ")
     assert "bits per weight (Q8_0 " in lines[0]
-    assert lines[1].split()[:2] == ["loss", "perplexity"]
-    assert [line.split()[0] for line in lines[2:]] == ["before", "after"]
+    assert [line.split()[0] for line in lines[1:]] == ["Calibrated", "loss", "before", "after"]
     done = ingle("run", tmp_path / "q4.gguf", "the cat", "--max-tokens", "3", "--seed", "1")
     assert done.returncode == 0, done.stderr
 

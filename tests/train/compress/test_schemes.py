@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from ingle.errors import UsageError
 from ingle.gguf import TensorType, dequantize, quantize
-from ingle.train.compress.blocks import BLOCK, GRIDS, pack
+from ingle.train.compress.blocks import BLOCK, GRIDS, half, pack
 from ingle.train.compress.schemes import (
     SCHEMES,
+    W8A8,
     Blockwise,
     HalfWeights,
     apply_scheme,
@@ -63,6 +64,28 @@ def test_fake_weights_of_any_block(type: TensorType, values: list[float]) -> Non
     weight = torch.tensor([values])
     expected = dequantize(quantize(weight.numpy(), type), type, weight.shape)
     assert np.array_equal(Blockwise(type).weight(weight).numpy(), expected)
+
+
+def test_half_rounds_as_float16_does() -> None:
+    every = torch.arange(2**16 - 1).to(torch.int32).to(torch.uint16).view(torch.float16).float()
+    every = every[every.isfinite()]
+    between = (every[:-1] + every[1:]) / 2
+    near = torch.cat([every, between, between.nextafter(torch.tensor(9e9)), between.nextafter(torch.tensor(-9e9))])
+    near = torch.cat([near, near * 1.0001, torch.tensor([1e-10, -1e-30])])
+    near = near[near.abs() <= 65504]
+    assert torch.equal(half(near), near.half().float())
+
+
+def test_compiled_it_is_the_same() -> None:
+    weight, x = rows("usual"), rows("wide") + 3
+
+    def everything(weight: torch.Tensor, x: torch.Tensor) -> list[torch.Tensor]:
+        weights = [Blockwise(kind).weight(weight) for kind in TYPES]
+        return [*weights, HalfWeights().weight(weight), W8A8().weight(weight), W8A8().activation(x)]
+
+    compiled = torch.compile(everything, fullgraph=True)(weight, x)
+    for found, expected in zip(compiled, everything(weight, x), strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("kind", ["usual", "zeros", "wide"])
