@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from ingle.errors import UnsupportedError
-from ingle.models.checkpoint import open_checkpoint
+from ingle.gguf import Metadata
+from ingle.models.checkpoint import Checkpoint, open_checkpoint
 from ingle.models.convert import convert
 from ingle.models.families.mobilellm import schedule_of
+from ingle.models.source import open_source
 from models.small_models import greedy
 
 E, H, K, F, V, L = 24, 4, 2, 40, 67, 3
@@ -132,3 +134,37 @@ def test_shared_embedding_under_either_name(kept: str, tmp_path: Path) -> None:
 def test_unknown_sharing_is_named() -> None:
     with pytest.raises(UnsupportedError, match="'sideways'; expected immediate, repeat or reverse"):
         schedule_of("sideways", 3, 2)
+
+
+def shared_file(folder: Path) -> Path:
+    save(folder / "hf", weights(), layer_sharing="reverse", layer_repeat=3)
+    return convert(folder / "hf", folder / "f32.gguf", "f32")
+
+
+def test_files_without_the_newer_keys_mean_what_they_meant(tmp_path: Path) -> None:
+    newer = {"hidden_activation", "feed_forward_gated", "attention.qk_norm", "rope.style"}
+    source = open_source(shared_file(tmp_path))
+    spec = Checkpoint(source).spec
+    kept = {key: source.metadata[key] for key in source.metadata if key.removeprefix("mobilellm.") not in newer}
+    assert len(kept) == len(source.metadata) - len(newer)
+    source.metadata = Metadata(kept)  # type: ignore[misc]
+    assert Checkpoint(source).spec == spec
+    assert (spec.activation, spec.gated, spec.qk_norm) == ("silu", True, "none")
+    assert spec.rope is not None
+    assert spec.rope.style == "interleaved"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("hidden_activation", "xielu", "activation 'xielu'; Ingle has silu, gelu, relu, relu2"),
+        ("rope.style", "quarter", "rotation 'quarter'; Ingle has interleaved, half"),
+        ("layer_sharing", "sideways", "expected immediate, repeat or reverse"),
+        ("layer_repeat", 65, "up to 64 times"),
+    ],
+)
+def test_what_a_file_may_not_say(key: str, value: object, message: str, tmp_path: Path) -> None:
+    source = open_source(shared_file(tmp_path))
+    source.metadata = Metadata({**source.metadata, f"mobilellm.{key}": value})  # type: ignore[misc]
+    with pytest.raises(UnsupportedError, match=message):
+        Checkpoint(source)
