@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,8 @@ def measure_hf(folder: Path, size: str, tokens: int, steps: int, compiled: bool)
             disable_tqdm=True,
             dataloader_pin_memory=torch.cuda.is_available(),
         )
-        Trainer(model, arguments, train_dataset=rows, callbacks=[Clock()]).train()
+        with redirect_stdout(sys.stderr):  # it prints its records; ours are the lines of JSON
+            Trainer(model, arguments, train_dataset=rows, callbacks=[Clock()]).train()
     times = [end - begin for begin, end in pairwise(ends)]
     return {"tokens_per_s": tokens / statistics.median(times[WARM_UP - 1 :])}
 
