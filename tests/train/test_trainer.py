@@ -333,6 +333,29 @@ def test_a_model_to_start_from_brings_shape_and_tokenizer(whole: Path, tmp_path:
         torch.testing.assert_close(after.tensors[name], tensor, rtol=1e-5, atol=1e-6)
 
 
+def test_a_model_that_is_its_own_teacher_has_nothing_to_learn(whole: Path, tmp_path: Path) -> None:
+    from ingle.train.config import Distill
+
+    wanted = replace(config(whole.parent, steps=1), model={}, start=str(whole), distill=Distill(str(whole), 1.0, 2.0))
+    train(wanted, tmp_path / "run")
+    assert losses(tmp_path / "run")[0][1] == pytest.approx(0, abs=1e-4)
+    assert records(tmp_path / "run", "validation")[-1]["loss"] > 1
+
+
+def test_another_tokenizer_than_the_models_is_refused(whole: Path, tmp_path: Path) -> None:
+    wanted = replace(config(whole.parent), model={}, start=str(whole))
+    wanted = replace(wanted, data=replace(wanted.data, tokenizer=300))
+    with pytest.raises(UsageError, match=r"data\.tokenizer is another one than that of the model to start from"):
+        train(wanted, tmp_path / "run")
+
+
+def test_no_validation(whole: Path, tmp_path: Path) -> None:
+    wanted = config(whole.parent, steps=2)
+    result = train(replace(wanted, data=replace(wanted.data, validation=0.0, shards=None)), tmp_path / "run")
+    assert result.validation is None
+    assert records(tmp_path / "run", "validation") == []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

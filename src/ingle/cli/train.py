@@ -32,7 +32,8 @@ def command(config: Path, out: Path | None, resume: bool, overrides: tuple[str, 
 
     The run's folder has the log, pictures, checkpoints and in the end the model. Ctrl-C or SIGTERM ends a run after a
     checkpoint (exit status 130 or 143), and --resume goes on as if nothing had been; so it does after a crash, from
-    the last checkpoint. Several devices: torchrun --nproc-per-node 2 -m ingle train CONFIG.
+    the last checkpoint. Several devices: torchrun --nproc-per-node 2 -m ingle train CONFIG; several machines need the
+    run's folder in common.
     """
     if find_spec("torch") is None:
         raise UsageError("Training needs PyTorch and more, which are not installed: pip install 'ingle[train]'.")

@@ -30,6 +30,7 @@ __all__ = [
     "load_checkpoint",
     "load_run_model",
     "prune",
+    "read_json",
     "save_checkpoint",
     "save_model",
 ]

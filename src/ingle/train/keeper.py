@@ -10,7 +10,15 @@ from typing import Any
 from torch import Tensor
 
 from ingle.errors import CheckpointError, TrainingError
-from ingle.train.checkpoint import Checkpoint, checkpoints, load_checkpoint, prune, save_checkpoint, save_model
+from ingle.train.checkpoint import (
+    Checkpoint,
+    checkpoints,
+    load_checkpoint,
+    prune,
+    read_json,
+    save_checkpoint,
+    save_model,
+)
 from ingle.train.config import Config
 from ingle.train.pictures import draw_curves
 from ingle.train.readme import describe
@@ -94,6 +102,8 @@ class Keeper:
         info = {"name": self.run.path.name, "sources": list(self.config.data.train), "step": self._step}
         if self.config.quantize:
             info["scheme"] = self.config.quantize.scheme
+        if (beside := self.run.path / "tokenizer_config.json").is_file():  # where the end token's name does not tell
+            info["tokenizer_config"] = read_json(beside)
         try:
             save_model(self.run.model, self.shape, tensors, self.run.tokenizer.read_bytes(), info)
         except OSError as error:

@@ -36,6 +36,10 @@ def prepare(config: Config, run: RunFolder, on_event: Event, *, resume: bool) ->
             vocabulary = train_tokenizer(_texts(_sources(config.data.train), on_event), wanted)
         else:
             vocabulary = load_vocabulary(Path(wanted or config.start or ""))
+        if config.start and wanted is not None and load_vocabulary(Path(config.start)).digest != vocabulary.digest:
+            raise UsageError(
+                f"data.tokenizer is another one than that of the model to start from, {config.start}; leave it out."
+            )
         vocabulary.save(run.tokenizer)
     folder = _shards_folder(config, run)
     if resume and folder == run.data and (folder / "meta.json").exists():

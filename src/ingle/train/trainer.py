@@ -14,17 +14,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ingle.errors import IngleError, MemoryLimitError, TrainingError
+from ingle.errors import IngleError, MemoryLimitError, TrainingError, UsageError
 from ingle.train.config import Config
 from ingle.train.decoder import Decoder
 from ingle.train.distributed import Devices, Parallel, connected, full_parameters, load_full, wrap
 from ingle.train.keeper import Keeper
 from ingle.train.optim import build_optimizer, not_finite
+from ingle.train.parts import build_distiller, describe_device, load_start, memory_bytes
+from ingle.train.peak import peak_flops
 from ingle.train.prepare import open_prepared, prepare
 from ingle.train.run_folder import RunFolder, locked
 from ingle.train.schedule import factor
 from ingle.train.setup import decide, set_threads, state_bytes
-from ingle.train.shape import Shape
 from ingle.train.signals import StopSignals
 from ingle.train.validate import Score, Validation, to_device, token_bytes
 
@@ -113,8 +114,13 @@ class _Loop:
         self.device = devices.device
         threads = set_threads(config.training.threads)
         vocabulary, shards = open_prepared(config, run)
-        started_from = _load_start(config)
+        started_from = load_start(config)
         shape = started_from[0] if started_from else config.shape(vocabulary.size)
+        if vocabulary.size > shape.vocabulary:
+            raise UsageError(
+                f"The tokenizer has {vocabulary.size} tokens, the model to start from knows {shape.vocabulary}; give "
+                "the tokenizer that it was trained with."
+            )
         self.keeper = Keeper(run, config, shape, devices.first, say)
         self.setup = decide(config, shape, self.device, devices.world, self.keeper.warn)
         self.shape = shape
@@ -124,7 +130,7 @@ class _Loop:
         if started_from:
             decoder.load_state_dict(started_from[1])
         self.quantized = False
-        self.distiller = _distiller(config, vocabulary, self.device)
+        self.distiller = build_distiller(config, vocabulary, self.device)
         if self.setup.compile:
             decoder.compile()
         self.parallel: Parallel = wrap(decoder, devices, config.training.distributed)  # type: ignore[arg-type]
@@ -144,7 +150,7 @@ class _Loop:
         self.score: Score | None = None
         self.validated = 0, 0.0  # the step and the share of the budget of the last validation
         self._resume()
-        self.peak_flops, peak_source = _peak(self.device)
+        self.peak = peak_flops(self.device)
         self.keeper.record(
             {
                 "event": "start",
@@ -157,13 +163,13 @@ class _Loop:
                 "micro_rows": self.setup.micro_rows,
                 "train_tokens": shards.train.n_tokens,
                 "validation_tokens": self.validation.n_tokens if self.validation else 0,
-                "device": _describe(self.device),
+                "device": describe_device(self.device),
                 "devices": devices.world,
                 "threads": threads,
                 "precision": "bf16" if self.setup.bf16 else "f32",
                 "compile": self.setup.compile,
-                "peak_flops": self.peak_flops * devices.world,
-                "peak_source": peak_source,
+                "peak_flops": self.peak.flops * devices.world,
+                "peak_source": self.peak.source,
                 "state_bytes": state_bytes(shape, config.recipe),
                 "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
@@ -224,7 +230,7 @@ class _Loop:
                 "tokens_per_s": round(speed, 1),
                 "mfu": self._mfu(speed),
                 "elapsed_s": round(self.elapsed_s, 3),
-                "rss_bytes": _memory_bytes(self.device),
+                "rss_bytes": memory_bytes(self.device),
                 "done": round(self._done(), 6),
             }
         )
@@ -355,10 +361,10 @@ class _Loop:
         return self.config.recipe.muon_lr if self.config.recipe.optimizer == "muon" else self.config.recipe.lr
 
     def _mfu(self, tokens_per_s: float) -> float | None:
-        if not self.peak_flops:
+        if not self.peak.flops:
             return None
         flops = self.shape.flops_per_token(self.setup.positions) * tokens_per_s
-        return round(flops / (self.peak_flops * self.devices.world), 4)
+        return round(flops / (self.peak.flops * self.devices.world), 4)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -383,41 +389,3 @@ class _Loop:
             loss = self._loss(tokens, tokens, tokens.to(torch.int32))
         torch.autograd.backward([loss])
         self.optimizer.zero_grad()
-
-
-def _load_start(config: Config) -> tuple[Shape, dict[str, Tensor]] | None:
-    if config.start is None:
-        return None
-    from ingle.train.load import load_model
-
-    model = load_model(Path(config.start))
-    return model.shape, model.tensors
-
-
-def _distiller(config: Config, vocabulary: Any, device: torch.device) -> Any:
-    if config.distill is None:
-        return None
-    from ingle.train.compress.distill import Distiller, load_teacher
-
-    wanted = config.distill
-    return Distiller(load_teacher(Path(wanted.teacher), vocabulary, device), wanted.weight, wanted.temperature)
-
-
-def _peak(device: torch.device) -> tuple[float, str]:
-    from ingle.train.peak import peak_flops
-
-    peak = peak_flops(device)
-    return peak.flops, peak.source
-
-
-def _describe(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _memory_bytes(device: torch.device) -> int:
-    """Of the GPU what was reserved at most, else the resident memory of this process."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_reserved(device))
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
