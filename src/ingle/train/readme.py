@@ -21,8 +21,8 @@ def describe(config: Config, shape: Shape, records: Sequence[Mapping[str, Any]],
     lines = [
         f"# {path.name}",
         "",
-        f"A language model of {shape.n_parameters:,} parameters, trained by `ingle train`. "
-        + (f"It is {end['status']}." if end else "It is being trained, or was interrupted."),
+        f"A language model of {shape.n_parameters:,} parameters. "
+        + (f"`ingle train` has {end['status']}." if end else "`ingle train` is at work on it, or was interrupted."),
         "",
         f"* Shape: width {shape.width}, {shape.layers} layers{sharing}, {shape.heads} heads over {shape.kv_heads} "
         f"key/value heads, {shape.feed_forward} of {shape.hidden}, vocabulary {shape.vocabulary:,}, context "
