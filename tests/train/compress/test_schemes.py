@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +78,8 @@ def test_half_rounds_as_float16_does() -> None:
     assert torch.equal(half(near), near.half().float())
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_compiled_it_is_the_same() -> None:
     weight, x = rows("usual"), rows("wide") + 3
 
