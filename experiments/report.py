@@ -104,7 +104,7 @@ def reached(run: Run, loss: float) -> tuple[float, float] | None:
     return None
 
 
-def race(results: Results, arms: Sequence[str] = ("adamw-tuned", "ingle")) -> list[str]:
+def race(results: Results, arms: Sequence[str] = ("adamw-tuned", "base")) -> list[str]:
     """How soon other recipes reach the loss that the paper's ends with."""
     lines = [
         "### the same loss, sooner",
@@ -116,17 +116,18 @@ def race(results: Results, arms: Sequence[str] = ("adamw-tuned", "ingle")) -> li
     ]
     for arm in arms:
         tokens, seconds = [], []
-        seeds = sorted(results.get(arm, {}).keys() & results.get("base", {}).keys())
+        seeds = sorted(results.get(arm, {}).keys() & results.get("paper", {}).keys())
         for seed in seeds:
-            paper = results["base"][seed]
+            paper = results["paper"][seed]
             at = reached(results[arm][seed], paper["loss"])
             if at is not None:
                 tokens.append(at[0] / paper["curve"][-1]["tokens"])
                 seconds.append(at[1] / paper["train_s"])
+        name = {"base": "ingle"}.get(arm, arm)
         if tokens:
-            lines.append(f"| {arm} | {spread(tokens, 2)} | {spread(seconds, 2)} | {len(tokens)} of {len(seeds)} |")
+            lines.append(f"| {name} | {spread(tokens, 2)} | {spread(seconds, 2)} | {len(tokens)} of {len(seeds)} |")
         elif seeds:
-            lines.append(f"| {arm} | never | never | 0 of {len(seeds)} |")
+            lines.append(f"| {name} | never | never | 0 of {len(seeds)} |")
     return [*lines, ""]
 
 
@@ -177,9 +178,9 @@ def picture(scale: str, results: Results, path: Path) -> None:
         axis.set_title(experiment.name, loc="left", fontweight="bold")
         axis.set_xlabel(f"nats per token minus {experiment.arms[0].name}")
     race_axis = axes.flat[len(chosen)]
-    for arm, colour in (("base", "tab:grey"), ("adamw-tuned", "tab:blue"), ("ingle", "tab:red")):
+    for arm, colour in (("paper", "tab:grey"), ("adamw-tuned", "tab:blue"), ("base", "tab:red")):
         for run in results.get(arm, {}).values():
-            label = arm if run is next(iter(results[arm].values())) else None
+            label = {"base": "ingle"}.get(arm, arm) if run is next(iter(results[arm].values())) else None
             race_axis.plot(
                 [p["tokens"] / 1e6 for p in run["curve"]], [p["loss"] for p in run["curve"]], color=colour, label=label
             )

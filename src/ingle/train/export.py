@@ -53,16 +53,27 @@ def export_gguf(
 ) -> Exported:
     """Write `model` to the GGUF file `out`, whole or not at all; `expand` writes shared layers once for each pass.
 
-    Tensors in `model.quantized` are written bit for bit, whatever the file type. A model without a tokenizer becomes a
+    Tensors in `model.quantized` are written bit for bit, whatever the file type; so is a model that was trained to be
+    quantised, in the type that it was trained for. A model without a tokenizer becomes a
     file without one, which other code can read and nobody can talk to. `on_start`, `on_bytes` as in `convert`.
     Raises CheckpointError for tensors that are not the shape's or a tokenizer that does not fit, UnsupportedError for a
     tokenizer that GGUF cannot say, UsageError and ModelFileError where the file cannot be written.
     """
     file_type = FileType.parse(file_type) if isinstance(file_type, str) else file_type
-    source = _Trained(model, expand)
+    source = _Trained(_as_trained(model, file_type), expand)
     write_source(source, out, file_type, keep=source.calibrated, on_start=on_start, on_bytes=on_bytes)
     chats = "tokenizer.chat_template" in source.metadata
     return Exported(Path(out), source.architecture, plan(source, file_type, source.calibrated), chats)
+
+
+def _as_trained(model: TrainedModel, file_type: FileType) -> TrainedModel:
+    """A model that learnt with rounded weights, as those; a file type alone would round some tensors otherwise."""
+    scheme = model.info.get("scheme")
+    if not isinstance(scheme, str) or model.quantized or {"w8a8": "q8_0"}.get(scheme, scheme) != file_type.name.lower():
+        return model
+    from ingle.train.compress.compress import compress
+
+    return compress(model, scheme)
 
 
 def architecture_of(shape: Shape, expand: bool = False) -> str:

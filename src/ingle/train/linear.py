@@ -46,4 +46,5 @@ def together(x: Tensor, layers: Sequence[nn.Module]) -> Sequence[Tensor]:
     if len(plain) < len(layers) or not torch.compiler.is_compiling():
         return [layer(x) for layer in layers]
     joined = F.linear(x, torch.cat([layer.weight for layer in plain]))
-    return joined.split([layer.out_features for layer in plain], -1)
+    parts: Sequence[Tensor] = torch.split(joined, [layer.out_features for layer in plain], -1)
+    return parts

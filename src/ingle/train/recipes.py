@@ -104,7 +104,7 @@ RECIPES: dict[str, Recipe] = {
     "paper": Recipe(),
     "ingle": Recipe(
         optimizer="muon",
-        lr=3e-3,
+        lr=1e-2,
         weight_decay=0.01,
         schedule="wsd",
         final=0.0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from ingle.errors import UsageError
+from ingle.train.compiling import compiler
 from ingle.train.config import Budget, Config
 from ingle.train.recipes import Recipe
 from ingle.train.shape import Shape
@@ -101,10 +101,10 @@ def _bf16(wanted: str, device: torch.device, say: Callable[[str], None]) -> bool
 def _compile(config: Config, shape: Shape, positions: int, device: torch.device) -> bool:
     wanted = config.training.compile
     if isinstance(wanted, bool):
-        if wanted and device.type == "cpu" and not _has_compiler():
+        if wanted and device.type == "cpu" and compiler() is None:
             raise UsageError('train.compile is true, but there is no C++ compiler; install g++ or set it to "auto".')
         return wanted
-    if device.type == "mps" or (device.type == "cpu" and not _has_compiler()):
+    if device.type == "mps" or (device.type == "cpu" and compiler() is None):
         return False
     flops = _CPU_FLOPS if device.type == "cpu" else 1e14
     return _seconds(config.budget, config.training.batch_tokens, shape.flops_per_token(positions) / flops) > (
@@ -119,10 +119,6 @@ def _seconds(budget: Budget, batch_tokens: int, per_token_s: float) -> float:
     if budget.kind == "epochs":
         return float("inf")
     return budget.amount * (batch_tokens if budget.kind == "steps" else 1) * per_token_s
-
-
-def _has_compiler() -> bool:
-    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "c++", "clang++"))
 
 
 def _gpu_micro_tokens(shape: Shape, device: torch.device) -> int:
