@@ -47,9 +47,36 @@ def test_first_command_is_near_the_top() -> None:
     assert lines[3].strip().startswith("make test")
 
 
+def console_blocks(text: str) -> list[list[str]]:
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    return [[line[2:] for line in block.splitlines() if line.startswith("$ ")] for block in blocks]
+
+
 def readme_commands() -> list[str]:
-    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
-    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    return [line for block in console_blocks(README) if not trains(block) for line in block]
+
+
+def trains(block: list[str]) -> bool:
+    return any(line.startswith("ingle train") for line in block)
+
+
+def script_of(command: str) -> str:
+    return command.replace("ingle ", f"{shlex.quote(sys.executable)} -m ingle ", 1).split("  #")[0]
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/training.md"])
+def test_a_model_is_made_as_written(document: str, tmp_path: Path) -> None:
+    """Commands that build on each other, in order, with the config of the guide, shortened to some steps."""
+    pytest.importorskip("torch")
+    (block,) = [block for block in console_blocks((ROOT / document).read_text()) if trains(block)]
+    config = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL)[0]
+    assert "minutes = 30" in config
+    (tmp_path / "small.toml").write_text(config.replace("minutes = 30", "steps = 3\nbatch_tokens = 2048"))
+    stories = [f"Once upon a time there were {n} birds in tree {n % 7}. They sang {n * n} songs." for n in range(2000)]
+    (tmp_path / "stories.txt").write_text("\n<|endoftext|>\n".join(stories))
+    for command in block:
+        done = subprocess.run(script_of(command), shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
 @pytest.mark.parametrize("command", readme_commands())
@@ -65,9 +92,8 @@ def test_readme_commands_run(command: str, tmp_path: Path) -> None:
         (tmp_path / "model.gguf").unlink()
     words = shlex.split(command, comments=True)
     assert "ingle" in words
-    script = command.replace("ingle ", f"{shlex.quote(sys.executable)} -m ingle ", 1).split("  #")[0]
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", script],
+        ["bash", "-o", "pipefail", "-c", script_of(command)],
         cwd=tmp_path,
         input="hello\n",
         capture_output=True,
