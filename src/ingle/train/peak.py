@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -10,9 +11,12 @@ import torch
 
 __all__ = ["Peak", "peak_flops"]
 
-#: Dense bf16 teraflops with float32 sums, from the makers' data sheets, by a part of the name: the first counts.
+#: Dense bf16 teraflops with float32 sums, from the makers' data sheets, by words of the name: the first counts.
 _PUBLISHED_TFLOPS: tuple[tuple[str, float], ...] = (
+    ("GB200", 2500.0),
     ("B200", 2250.0),
+    ("GH200", 989.4),
+    ("H200 NVL", 835.5),
     ("H200", 989.4),
     ("H100 PCIe", 756.5),
     ("H100 NVL", 835.5),
@@ -29,6 +33,7 @@ _PUBLISHED_TFLOPS: tuple[tuple[str, float], ...] = (
     ("RTX 3090", 71.0),
     ("MI300X", 1307.4),
 )
+_NAMESAKES = re.compile(r"\b(Laptop|Max-Q|Ti|D|MIG)\b")  # smaller or larger chips, and slices of one
 
 _SIZE = 2048
 _MIN_RUNS, _SECONDS = 3, 0.3
@@ -50,8 +55,9 @@ def peak_flops(device: torch.device) -> Peak:
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        for part, tflops in _PUBLISHED_TFLOPS:
-            if part in name:
+        for words, tflops in _PUBLISHED_TFLOPS:
+            # Whole words: an RTX A1000 is no A100, an RTX A4000 no A40.
+            if re.search(rf"\b{words}\b", name) and not _NAMESAKES.search(name):
                 return Peak(tflops * 1e12, f"{name}, published, bf16 dense")
     return _measured(device, torch.get_num_threads())
 
