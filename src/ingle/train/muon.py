@@ -68,9 +68,10 @@ class Muon:
         self.lr, self.momentum, self.weight_decay, self.cautious = lr, momentum, weight_decay, cautious
         self.polynomials = tuple(polynomials)
         self.matrices = matrices
-        # One dtype for all devices: they exchange what each has computed.
-        device = next(iter(matrices.values()), torch.empty(0)).device
-        self.dtype = torch.float32 if any_process(not multiplies_bfloat16(device), device) else torch.bfloat16
+        self.dtype = torch.float32
+        if matrices:  # one dtype for all devices, for they exchange what each has computed
+            device = next(iter(matrices.values())).device
+            self.dtype = torch.float32 if any_process(not multiplies_bfloat16(device), device) else torch.bfloat16
         self.velocity = {name: torch.zeros_like(matrix) for name, matrix in matrices.items()}
 
     def _batches(self) -> Iterator[list[str]]:

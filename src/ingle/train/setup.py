@@ -15,6 +15,7 @@ from ingle.train.compiling import compiler
 from ingle.train.config import Budget, Config
 from ingle.train.recipes import Recipe
 from ingle.train.shape import Shape
+from ingle.train.sharding import least_of_all
 
 __all__ = ["Setup", "decide", "set_threads", "state_bytes"]
 
@@ -56,7 +57,8 @@ def decide(config: Config, shape: Shape, device: torch.device, world: int, say: 
     if micro and micro < positions:
         raise UsageError(f"train.micro_tokens is {micro}, less than one row of {positions} positions.")
     if not micro:
-        micro = _CPU_MICRO_TOKENS if device.type == "cpu" else _gpu_micro_tokens(shape, device)
+        # FSDP exchanges weights in every micro-batch: unlike GPUs must make equally many.
+        micro = least_of_all(_gpu_micro_tokens(shape, device) if device.type == "cuda" else _CPU_MICRO_TOKENS, device)
     micro_rows = min(rows, max(1, micro // positions))
     while rows % micro_rows:  # micro-batches of one size: a compiled decoder is compiled once
         micro_rows -= 1
@@ -70,7 +72,7 @@ def decide(config: Config, shape: Shape, device: torch.device, world: int, say: 
 
 
 def set_threads(wanted: int) -> int:
-    """Let PyTorch use `wanted` threads; 0 is the processors this process may use, unless OMP_NUM_THREADS says more."""
+    """Let PyTorch use `wanted` threads; 0 is as many as OMP_NUM_THREADS says, or processors there are."""
     if not wanted and not os.environ.get("OMP_NUM_THREADS"):
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         wanted = max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -123,8 +125,6 @@ def _seconds(budget: Budget, batch_tokens: int, per_token_s: float) -> float:
 
 def _gpu_micro_tokens(shape: Shape, device: torch.device) -> int:
     """As many positions as fit about half of the free memory, a power of two."""
-    if device.type != "cuda":
-        return _CPU_MICRO_TOKENS
     free, _ = torch.cuda.mem_get_info(device)
     heads = shape.head_dim * (shape.heads + 2 * shape.kv_heads)
     saved = 10 * shape.width + 3 * heads + 4 * shape.hidden  # numbers kept for the backward pass, 2 to 4 bytes each

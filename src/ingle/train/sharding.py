@@ -18,6 +18,7 @@ __all__ = [
     "full_parameters",
     "full_tensors",
     "gather_rows",
+    "least_of_all",
     "load_full",
     "load_tensors",
     "local",
@@ -45,6 +46,15 @@ def any_process(flag: bool, device: torch.device) -> bool:
     votes = torch.tensor(float(flag), device=device)
     dist.all_reduce(votes)
     return bool(votes > 0)
+
+
+def least_of_all(n: int, device: torch.device) -> int:
+    """The least `n` of all processes. Every process must ask."""
+    if world_size() == 1:
+        return n
+    least = torch.tensor(n, device=device)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return int(least)
 
 
 def sum_if_sharded(x: Tensor, like: Tensor) -> Tensor:
