@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +13,10 @@ from ingle.train.attention import attention, rotary_tables, rotate, visibility
 from ingle.train.compiling import compiler, keep_freed_memory
 from ingle.train.linear import FakeQuant, Linear, together
 from ingle.train.loss import Softmax, cross_entropy_sum, softmax
+from ingle.train.recipes import Init
 from ingle.train.shape import Shape
 
-__all__ = ["Decoder", "Init", "Layer"]
-
-Init = Literal["normal", "zero_residual"]
+__all__ = ["Decoder", "Layer"]
 
 
 class Layer(nn.Module):

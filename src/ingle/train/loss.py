@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["IGNORED", "Softmax", "cross_entropy_sum", "softmax"]
+from ingle.train.data.batches import IGNORED
 
-IGNORED = -100  # the target of a position that does not count
+__all__ = ["IGNORED", "Softmax", "cross_entropy_sum", "softmax"]
 
 Softmax = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 

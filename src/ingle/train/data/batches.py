@@ -13,7 +13,7 @@ from ingle.train.data.shard_format import Shards
 
 __all__ = ["IGNORED", "Batch", "count_targets", "gather", "join"]
 
-IGNORED = -100  # as `ingle.train.loss.IGNORED`, which needs PyTorch
+IGNORED = -100  # the target of a position that does not count
 
 
 @dataclass(frozen=True, slots=True)
