@@ -79,7 +79,7 @@ def test_one_that_does_not_fit_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module, "write_text", full)
+    monkeypatch.setattr(module, "write_file", full)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from torch import Tensor
 from ingle.errors import CheckpointError, UsageError
 from ingle.train.blocks import Quantized, read_blocks, write_blocks
 from ingle.train.shape import Shape
-from ingle.train.tensors import file_digest, read_tensors, sync_folder, write_tensors, write_text
+from ingle.train.tensors import file_digest, read_tensors, write_tensors
+from ingle.train.writing import beside, write_file
 
 __all__ = [
     "Checkpoint",
     "TrainedModel",
-    "beside",
     "checkpoints",
     "load_checkpoint",
     "load_run_model",
@@ -77,7 +76,7 @@ def save_checkpoint(
             "optimizer.safetensors": write_tensors(part / "optimizer.safetensors", optimizer),
         }
         record = {"version": VERSION, "step": step, "sha256": digests, **state}
-        write_text(part / "state.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+        write_file(part / "state.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     return place
 
 
@@ -142,10 +141,10 @@ def save_model(
     """
     with beside(folder) as part:
         write_tensors(part / "model.safetensors", {name: tensor.float() for name, tensor in tensors.items()})
-        write_text(part / "shape.json", json.dumps(shape.to_dict(), indent=1) + "\n")
-        write_text(part / "info.json", json.dumps(dict(info or {}), indent=1) + "\n")
+        write_file(part / "shape.json", json.dumps(shape.to_dict(), indent=1) + "\n")
+        write_file(part / "info.json", json.dumps(dict(info or {}), indent=1) + "\n")
         if tokenizer_json is not None:
-            (part / "tokenizer.json").write_bytes(tokenizer_json)
+            write_file(part / "tokenizer.json", tokenizer_json)
         if quantized:
             write_blocks(part / "quantized.gguf", shape, quantized)
 
@@ -206,23 +205,3 @@ def _tokenizer(folder: Path) -> bytes | None:
     if path.stat().st_size > _TOKENIZER_LIMIT:
         raise CheckpointError(f"{path} is larger than {_TOKENIZER_LIMIT} bytes.")
     return path.read_bytes()
-
-
-@contextmanager
-def beside(place: Path) -> Iterator[Path]:
-    """A new folder to fill; it takes `place`'s name when all went well, and is gone when not."""
-    part, old = place.with_name(f".{place.name}.part"), place.with_name(f".{place.name}.old")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        sync_folder(part)
-        if place.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            place.rename(old)
-        part.rename(place)
-        sync_folder(place.parent)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -20,11 +20,12 @@ from ingle.errors import ModelFileError, UnsupportedError, UsageError
 from ingle.models.config import Config
 from ingle.models.families import family_of_config
 from ingle.train.about import card
-from ingle.train.checkpoint import TrainedModel, beside
+from ingle.train.checkpoint import TrainedModel
 from ingle.train.parameters import expect_parameters
 from ingle.train.shape import Shape
-from ingle.train.tensors import write_tensors, write_text
+from ingle.train.tensors import write_tensors
 from ingle.train.tokenizer_files import end_ids, tokenizer_files
+from ingle.train.writing import beside, write_file
 
 __all__ = ["FloatType", "export_hf", "hf_config"]
 
@@ -64,7 +65,7 @@ def export_hf(model: TrainedModel, folder: str | os.PathLike[str], file_type: Fl
         with beside(target) as part:
             write_tensors(part / "model.safetensors", _tensors(model, config, dtype))
             for file, text in files.items():
-                write_text(part / file, text)
+                write_file(part / file, text)
     except OSError as error:
         raise ModelFileError(
             f"{target} cannot be written: {error.strerror}; free some space or choose another."

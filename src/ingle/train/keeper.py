@@ -22,8 +22,9 @@ from ingle.train.checkpoint import (
 from ingle.train.config import Config
 from ingle.train.pictures import draw_curves
 from ingle.train.readme import describe
-from ingle.train.run_folder import Log, RunFolder, write_aside
+from ingle.train.run_folder import Log, RunFolder
 from ingle.train.shape import Shape
+from ingle.train.writing import write_whole
 
 __all__ = ["Keeper"]
 
@@ -128,6 +129,6 @@ class Keeper:
         self._painted_at = monotonic()
         try:
             draw_curves(self.log.records, self.run.curves, self.run.path.name)
-            write_aside(self.run.readme, describe(self.config, self.shape, self.log.records, self.run.path))
+            write_whole(self.run.readme, describe(self.config, self.shape, self.log.records, self.run.path))
         except OSError as error:
             self.warn(f"curves.png and README.md cannot be written: {error.strerror}.")

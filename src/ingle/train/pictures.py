@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ingle.train.writing import write_whole
+
 __all__ = ["draw_curves", "smooth"]
 
 _POINTS = 2000  # more can't be seen
@@ -59,13 +61,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) ->
         panel.spines[["top", "right"]].set_visible(False)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(picture.getvalue())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    write_whole(path, picture.getvalue())
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,7 +9,6 @@ README.md     all this in words, with figures     model/           the final mod
 from __future__ import annotations
 
 import json
-import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +17,9 @@ from typing import Any
 
 from ingle.errors import IngleError, TrainingError
 from ingle.train.config import BUDGETS, Config
+from ingle.train.writing import write_whole
 
-__all__ = ["Log", "RunFolder", "locked", "read_log", "toml", "write_aside"]
+__all__ = ["Log", "RunFolder", "locked", "read_log", "toml"]
 
 # What may differ when a run goes on: where and how it is computed and watched, not what is computed.
 _FREE = {
@@ -56,9 +56,9 @@ class RunFolder:
 
     def create(self, config: Config) -> None:
         """Begin a run in the folder. Raises OSError."""
-        for stale in (self.log, self.tokenizer):
+        for stale in (self.log, self.tokenizer, self.path / "tokenizer_config.json"):
             stale.unlink(missing_ok=True)
-        write_aside(self.config, toml(config.to_dict()))
+        write_whole(self.config, toml(config.to_dict()))
 
     def go_on(self, config: Config) -> None:
         """Check that `config` can go on with the run in the folder, and note what has changed. Raises TrainingError."""
@@ -66,7 +66,7 @@ class RunFolder:
         if difference := _refused(before.to_dict(), config.to_dict()):
             raise TrainingError(f"The run in {self.path} {difference}")
         if config != before:
-            write_aside(self.config, toml(config.to_dict()))
+            write_whole(self.config, toml(config.to_dict()))
 
     def read_config(self) -> Config:
         """The configuration that the folder's run has. Raises TrainingError."""
@@ -136,7 +136,7 @@ class Log:
         """Read what is there, and drop the records after `step`: they are about to happen again."""
         kept = [record for record in read_log(self.path) if record.get("step", 0) <= step]
         kept = [record for record in kept if record.get("event") != "end"]
-        write_aside(self.path, "".join(_line(record) for record in kept))
+        write_whole(self.path, "".join(_line(record) for record in kept))
         self.records = kept
 
     def append(self, record: dict[str, Any]) -> bool:
@@ -178,20 +178,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
-
-
-def write_aside(path: Path, text: str) -> None:
-    """Write a file that is whole or as it was before. Raises OSError."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def toml(sections: Mapping[str, Mapping[str, Any]]) -> str:

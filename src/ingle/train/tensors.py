@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ingle.errors import CheckpointError
 
-__all__ = ["file_digest", "read_tensors", "sync_folder", "write_tensors", "write_text"]
+__all__ = ["file_digest", "read_tensors", "write_tensors"]
 
 _NAMES = {
     torch.float32: "F32",
@@ -81,20 +81,3 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, onto the disk itself. Raises OSError."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in `folder` on the disk itself."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

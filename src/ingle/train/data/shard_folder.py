@@ -14,6 +14,7 @@ from typing import Any
 
 from ingle.errors import DataError
 from ingle.train.data.shard_format import META, SIDES
+from ingle.train.writing import sync_folder, write_whole
 
 __all__ = ["building", "disk_errors", "rename_whole", "require_replaceable", "write_meta"]
 
@@ -78,13 +79,13 @@ def rename_whole(partial: Path, folder: Path) -> None:
     before = folder.with_name(f".{folder.name}.replaced.partial")
     with disk_errors(folder):
         for directory in (*(partial / side for side in SIDES), partial):
-            _sync(directory)
+            sync_folder(directory)
         if before.exists():  # of a process killed between the two renames
             shutil.rmtree(before)
         if folder.exists():
             folder.rename(before)
         partial.rename(folder)
-        _sync(folder.parent)
+        sync_folder(folder.parent)
         shutil.rmtree(before, ignore_errors=True)
 
 
@@ -94,20 +95,15 @@ def require_replaceable(folder: Path) -> None:
         return
     if not folder.is_dir() or folder.is_symlink():
         raise DataError(f"{folder} is to be a folder of token shards, and is something else: choose another folder.")
-    others = {entry.name for entry in folder.iterdir()} - {META, META + ".partial", *SIDES}
+    others = {entry.name for entry in folder.iterdir()} - {META, f".{META}.part", *SIDES}
     if others:
         raise DataError(f"{folder} holds other files ({min(others)}): choose another folder for the token shards.")
 
 
 def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
-    """Write meta.json aside and rename it."""
-    aside = folder / (META + ".partial")
+    """Write meta.json, whole."""
     with disk_errors(folder):
-        with aside.open("w", encoding="utf-8") as file:
-            json.dump(meta, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(folder / META)
+        write_whole(folder / META, json.dumps(meta, indent=1, ensure_ascii=False))
 
 
 @contextmanager
@@ -127,12 +123,3 @@ def disk_errors(folder: Path) -> Iterator[None]:
         else:
             problem = f"{error.strerror or error}: check the folder and its permissions"
         raise DataError(f"The token shards cannot be written to {folder}, because {problem}.") from None
-
-
-def _sync(directory: Path) -> None:
-    """Make new names last through a power cut."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ from ingle.text.pretokenizers import PRE_TOKENIZERS
 from ingle.text.tokenizer_json import base_vocabulary
 from ingle.train.data.conversation import CONTROL_TOKENS, IM_END, IM_START, MARKUP_TOKENS
 from ingle.train.data.document import Document
+from ingle.train.writing import write_whole
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -141,19 +140,19 @@ class Vocabulary:
         return str(self.tokenizer.to_str(pretty=True))
 
     def save(self, path: Path) -> None:
-        """Write tokenizer.json to `path`, beside it first, renamed when whole.
+        """Write tokenizer.json to `path`, whole or as it was before.
 
         What it cannot say stands in a tokenizer_config.json beside it: an end token that is not known by its name, and
         a token before documents.
         """
-        _write(path, self.to_json())
+        write_whole(path, self.to_json())
         says: dict[str, object] = {}
         if self.end_id != _end_by_name(self.tokenizer.get_vocab()):
             says["eos_token"] = self.tokenizer.id_to_token(self.end_id)
         if self.begin_id is not None:
             says |= {"bos_token": self.tokenizer.id_to_token(self.begin_id), "add_bos_token": True}
         if says:
-            _write(path.parent / "tokenizer_config.json", json.dumps(says, ensure_ascii=False, indent=2) + "\n")
+            write_whole(path.parent / "tokenizer_config.json", json.dumps(says, ensure_ascii=False, indent=2) + "\n")
 
     def _pieces(self, document: Document) -> Iterator[tuple[str | int, bool]]:
         """Control tokens and the stretches of ordinary text between them, with what is learnt."""
@@ -256,14 +255,3 @@ def _end_id(ids: Mapping[str, int], given: str | int | None) -> int:
 
 def _is_unused(text: str, token_id: int) -> bool:
     return text == f"[PAD{token_id}]"
-
-
-def _write(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
