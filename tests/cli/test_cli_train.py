@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 pytest.importorskip("torch")
 
-from cli.processes import INGLE, Terminal, ingle
+from cli.processes import INGLE, Terminal
+from ingle.cli import cli
 from ingle.train.run_folder import toml
 from train.small_runs import losses, records, sections
 
@@ -25,6 +27,11 @@ def write_config(folder: Path, name: str = "tiny.toml", **train: object) -> Path
     path = folder / name
     path.write_text(toml(sections(folder, **train)))
     return path
+
+
+def train(*words: str | Path) -> Result:
+    """In this process, which has loaded PyTorch already."""
+    return CliRunner().invoke(cli, ["train", *map(str, words)])
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +67,8 @@ def test_mistakes_are_one_line(finished: tuple[Path, subprocess.CompletedProcess
         ((tmp_path, "--resume"), "config.toml cannot be read"),
         ((folder / "tiny.toml", "--set", "train.stps=1"), "no setting 'stps'; did you mean steps?"),
     ):
-        done = ingle("train", *words)
-        assert done.returncode == 2
+        done = train(*words)
+        assert done.exit_code == 2
         assert done.stderr.startswith("ingle: ")
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
@@ -72,16 +79,16 @@ def test_records_as_json(finished: tuple[Path, subprocess.CompletedProcess[str]]
     """Also: a run goes on by its folder alone, with more steps."""
     folder, _ = finished
     config = write_config(folder, "json.toml", steps=2)
-    done = ingle("train", config, "--out", tmp_path / "run", "--json")
-    assert done.returncode == 0
+    done = train(config, "--out", tmp_path / "run", "--json")
+    assert done.exit_code == 0
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["step"] for event in events if event["event"] == "step"] == [1, 2]
     assert [event["loss"] for event in events if event["event"] == "step"] == [
         loss for _, loss in losses(folder / "runs" / "tiny")[:2]
     ]
     assert done.stderr == ""
-    done = ingle("train", tmp_path / "run", "--resume", "--set", "train.steps=3")
-    assert done.returncode == 0
+    done = train(tmp_path / "run", "--resume", "--set", "train.steps=3")
+    assert done.exit_code == 0
     assert "Going on after step 2" in done.stderr
     assert [step for step, _ in losses(tmp_path / "run")] == [1, 2, 3]
 
