@@ -23,7 +23,7 @@ JORDAN: tuple[tuple[float, float, float], ...] = ((3.4445, -4.7750, 2.0315),) * 
 _NUMBERS_AT_ONCE = 2**24  # of matrices in flight: bounds the memory beside weights, gradients and momentum
 
 
-def multiplies_bfloat16(device: torch.device) -> bool:
+def gains_by_bfloat16(device: torch.device) -> bool:
     """Whether `device` multiplies bfloat16 matrices faster than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -71,7 +71,7 @@ class Muon:
         self.dtype = torch.float32
         if matrices:  # one dtype for all devices, for they exchange what each has computed
             device = next(iter(matrices.values())).device
-            self.dtype = torch.float32 if any_process(not multiplies_bfloat16(device), device) else torch.bfloat16
+            self.dtype = torch.float32 if any_process(not gains_by_bfloat16(device), device) else torch.bfloat16
         self.velocity = {name: torch.zeros_like(matrix) for name, matrix in matrices.items()}
 
     def _batches(self) -> Iterator[list[str]]:

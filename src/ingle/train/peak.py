@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-__all__ = ["Peak", "peak_flops"]
+__all__ = ["Peak", "multiplies_bfloat16", "peak_flops"]
 
 #: Dense bf16 teraflops with float32 sums, from the makers' data sheets, by words of the name: the first counts.
 _PUBLISHED_TFLOPS: tuple[tuple[str, float], ...] = (
@@ -47,11 +47,19 @@ class Peak:
     source: str
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether `device` has instructions for products in bfloat16."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    can = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(can.get("amx_bf16") or can.get("avx512_bf16") or can.get("bf16"))
+
+
 def peak_flops(device: torch.device) -> Peak:
     """The most that `device` does, with as many threads as PyTorch now has.
 
-    Published for a known GPU. Else the best of some products of 2048 x 2048 matrices, in bf16 or float32, whichever is
-    faster, which takes about a second, once a process.
+    Published for a known GPU. Else the best of some products of 2048 x 2048 matrices, in float32 or, where it has
+    that, bf16, whichever is faster, which takes about a second, once a process.
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -64,7 +72,9 @@ def peak_flops(device: torch.device) -> Peak:
 
 @cache
 def _measured(device: torch.device, threads: int) -> Peak:
-    best, of = max((_product(device, dtype), str(dtype)[6:]) for dtype in (torch.bfloat16, torch.float32))
+    # Without instructions for it, one product in bfloat16 can take half a minute.
+    dtypes = (torch.bfloat16, torch.float32) if multiplies_bfloat16(device) else (torch.float32,)
+    best, of = max((_product(device, dtype), str(dtype)[6:]) for dtype in dtypes)
     threaded = f" with {threads} threads" if device.type == "cpu" else ""
     return Peak(best, f"{of} matrix product of {_SIZE}, measured on {device.type}{threaded}")
 
