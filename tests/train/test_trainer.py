@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -314,8 +315,12 @@ def test_quantisation_is_trained_for_from_its_start_on(whole: Path, tmp_path: Pa
     plain, out = config(whole.parent), tmp_path / "run"
     wanted = replace(plain, quantize=Quantize("q4_0", 0.5))
     train(wanted, out, on_event=at_step(4, terminate))
+    shutil.copytree(out, tmp_path / "longer")
     train(wanted, out, resume=True)
     train(wanted, tmp_path / "other")
+    longer = replace(wanted, budget=replace(wanted.budget, amount=10))
+    train(longer, tmp_path / "longer", resume=True, on_event=at_step(5, terminate))
+    assert losses(tmp_path / "longer") == losses(out)[:5]  # by now it would not have begun
     assert losses(out)[:3] == losses(whole)[:3]
     assert losses(out)[3] != losses(whole)[3]
     assert losses(out) == losses(tmp_path / "other")

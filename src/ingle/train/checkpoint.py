@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from ingle.errors import CheckpointError, UsageError
-from ingle.train.blocks import Quantized, read_blocks, write_blocks
+from ingle.train.quantized import Quantized, read_blocks, write_blocks
 from ingle.train.shape import Shape
 from ingle.train.tensors import file_digest, read_tensors, write_tensors
 from ingle.train.writing import beside, write_file

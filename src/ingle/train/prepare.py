@@ -1,4 +1,4 @@
-"""From a config's [data] to a vocabulary and token shards, made once for each run folder."""
+"""What a config names, made or opened: tokenizer and token shards, a model to start from, a teacher."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from ingle.train.config import Config
 from ingle.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    import torch
+
+    from ingle.train.compress.distill import Distiller
     from ingle.train.data.shards import ShardSet
     from ingle.train.data.sources import Source
     from ingle.train.data.vocabulary import Vocabulary
+    from ingle.train.shape import Shape
 
-__all__ = ["open_prepared", "prepare"]
+__all__ = ["build_distiller", "load_start", "open_prepared", "prepare"]
 
 Event = Callable[[dict[str, Any]], None]
+
+_TELL_CHARACTERS = 1 << 22
 
 
 def prepare(config: Config, run: RunFolder, on_event: Event, *, resume: bool) -> None:
@@ -69,6 +75,26 @@ def open_prepared(config: Config, run: RunFolder) -> tuple[Vocabulary, ShardSet]
     return vocabulary, open_shards(_shards_folder(config, run), vocabulary_digest=vocabulary.digest)
 
 
+def load_start(config: Config) -> tuple[Shape, dict[str, torch.Tensor]] | None:
+    """Shape and weights of [model] from; None without one. Raises the errors of `load_model`."""
+    if config.start is None:
+        return None
+    from ingle.train.load import load_model
+
+    model = load_model(Path(config.start))
+    return model.shape, model.tensors
+
+
+def build_distiller(config: Config, vocabulary: Vocabulary, device: torch.device) -> Distiller | None:
+    """The `Distiller` of [distill]; None without one. Raises UsageError where the teacher has other tokens."""
+    if config.distill is None:
+        return None
+    from ingle.train.compress.distill import Distiller, load_teacher
+
+    wanted = config.distill
+    return Distiller(load_teacher(Path(wanted.teacher), vocabulary, device), wanted.weight, wanted.temperature)
+
+
 def _shards_folder(config: Config, run: RunFolder) -> Path:
     return Path(config.data.shards) if config.data.shards else run.data
 
@@ -85,11 +111,13 @@ def _sources(tables: Sequence[Mapping[str, Any]]) -> list[Source]:
 def _texts(sources: Sequence[Source], on_event: Event) -> Iterator[str]:
     from ingle.train.data.sources import read_documents
 
-    done = 0
+    done = told = 0
     for source in sources:
         for document in read_documents(source):
             for segment in document.segments:
                 if not segment.special:
                     done += len(segment.text)
                     yield segment.text
-            on_event({"event": "prepare", "what": "tokenizer", "done": done, "total": None})
+            if done - told >= _TELL_CHARACTERS:
+                told = done
+                on_event({"event": "prepare", "what": "tokenizer", "done": done, "total": None})

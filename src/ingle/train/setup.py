@@ -1,4 +1,4 @@
-"""What a config leaves open, decided for this machine: precision, compiling, micro-batches, threads."""
+"""What a config leaves open, decided for this machine: precision, compiling, micro-batches, threads; and its memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 from ingle.errors import UsageError
 from ingle.train.compiling import compiler
 from ingle.train.config import Budget, Config
+from ingle.train.peak import multiplies_bfloat16
 from ingle.train.recipes import Recipe
 from ingle.train.shape import Shape
 from ingle.train.sharding import least_of_all
 
-__all__ = ["Setup", "decide", "set_threads", "state_bytes"]
+__all__ = ["Setup", "decide", "describe_device", "memory_bytes", "set_threads", "state_bytes"]
 
 _CPU_MICRO_TOKENS = 4096
 _GPU_MICRO_TOKENS = 65536
@@ -87,14 +88,22 @@ def state_bytes(shape: Shape, recipe: Recipe) -> int:
     return 4 * (4 * shape.n_parameters - matrices)
 
 
-def _bf16(wanted: str, device: torch.device, say: Callable[[str], None]) -> bool:
+def memory_bytes(device: torch.device) -> int:
+    """Of the GPU what was reserved at most, else the resident memory of this process."""
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        can = torch.cpu.get_capabilities()
-        fast = bool(can.get("amx_bf16") or can.get("avx512_bf16") or can.get("bf16"))
-    else:
-        fast = False
+        return int(torch.cuda.max_memory_reserved(device))
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def describe_device(device: torch.device) -> str:
+    """Its name, for people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _bf16(wanted: str, device: torch.device, say: Callable[[str], None]) -> bool:
+    fast = multiplies_bfloat16(device)
     if wanted == "bf16" and not fast:
         say(f'This {device.type} has no bfloat16 arithmetic: precision = "bf16" will be slow; "f32" is faster.')
     return wanted == "bf16" or (wanted == "auto" and fast)

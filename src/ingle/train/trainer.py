@@ -20,12 +20,11 @@ from ingle.train.decoder import Decoder
 from ingle.train.distributed import Devices, Parallel, connected, full_parameters, load_full, wrap
 from ingle.train.keeper import Keeper
 from ingle.train.optim import build_optimizer, not_finite
-from ingle.train.parts import build_distiller, describe_device, load_start, memory_bytes
 from ingle.train.peak import peak_flops
-from ingle.train.prepare import open_prepared, prepare
+from ingle.train.prepare import build_distiller, load_start, open_prepared, prepare
 from ingle.train.run_folder import RunFolder, locked
 from ingle.train.schedule import factor
-from ingle.train.setup import decide, set_threads, state_bytes
+from ingle.train.setup import decide, describe_device, memory_bytes, set_threads, state_bytes
 from ingle.train.signals import StopSignals
 from ingle.train.validate import Score, Validation, to_device, token_bytes
 
@@ -67,11 +66,17 @@ def train(config: Config, out: Path, *, resume: bool = False, on_event: Event | 
         with ExitStack() as lock:
 
             def begin() -> None:
-                run.read_config() if resume else run.expect_free()
-                if not resume:
+                # First what can refuse: the lock makes the folder.
+                if resume:
+                    run.read_config()
+                else:
+                    run.expect_free()
                     config.expect_files()
                 lock.enter_context(locked(out))
-                run.go_on(config) if resume else run.create(config)
+                if resume:
+                    run.go_on(config)
+                else:
+                    run.create(config)
                 prepare(config, run, say, resume=resume)
 
             _first_does(devices, begin)
@@ -248,7 +253,9 @@ class _Loop:
             return
         names = not_finite(self.decoder)
         where = (
-            f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient of {', '.join(names[:3])} is {norm}"
+            f"the loss is {loss}"
+            if not math.isfinite(loss)
+            else f"the gradient of {', '.join(names[:3]) or 'all weights'} is {norm}"
         )
         kept = self.keeper.last_checkpoint
         raise TrainingError(
@@ -304,6 +311,8 @@ class _Loop:
         self.step, self.tokens = found.step, int(found.state["tokens"])
         self.elapsed_s = float(found.state["elapsed_s"])
         self.validated = found.state["validated"][0], found.state["validated"][1]
+        if found.state.get("quantized"):  # it stays so, also where a longer budget puts the start off
+            self._quantize(1.0)
         score = found.state.get("validation")
         if isinstance(score, dict) and self.validation is not None:
             self.score = Score(score["loss"], score["bits_per_byte"], self.validation.n_tokens)
