@@ -10,7 +10,7 @@ from compress_decoders import decoder_of, tokens_of
 
 from ingle.gguf import TensorType, dequantize
 from ingle.train.compress.blocks import BLOCK, Fitted, pack
-from ingle.train.compress.library import torchao
+from ingle.train.compress.int4 import torchao
 from ingle.train.compress.schemes import W8A8, apply_scheme, quantize_channels
 from ingle.train.compress.w8a8 import int8_linear, run_in_int8, to_int8
 

@@ -8,15 +8,17 @@
 
 from __future__ import annotations
 
+import logging
+from types import ModuleType
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ingle.errors import UsageError
 from ingle.train.compress.blocks import BLOCK, Fitted, Grid
-from ingle.train.compress.library import torchao
 
-__all__ = ["METHODS", "Method", "hqq"]
+__all__ = ["METHODS", "Method", "hqq", "torchao"]
 
 Method = Literal["rtn", "hqq", "gptq"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -48,3 +50,24 @@ def hqq(weight: Tensor, grid: Grid) -> Fitted:
         intx_choose_qparams_algorithm=IntxChooseQParamsAlgorithm.HQQ_SCALE_ONLY,
     )
     return grid.nearest(blocks.to(device), (found.scale[..., None] * sign).to(device), None)
+
+
+def torchao() -> ModuleType:
+    """The package, without what it says while it is imported. Raises UsageError where it is not installed.
+
+    It complains about its GPU libraries where there is no GPU, and PyTorch about how it registers constants.
+    """
+    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        import torchao
+        import torchao.quantization
+    except ImportError:
+        raise UsageError("HQQ needs the package torchao; install it, or choose --method gptq or rtn.") from None
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    package: ModuleType = torchao
+    return package

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from ingle.errors import DataError, UsageError
 from ingle.train.data.batches import IGNORED, Batch
+from ingle.train.data.document import batched
 
 if TYPE_CHECKING:
     from ingle.train.data.sources import Source
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["is_run", "rows_of_run", "rows_of_source"]
 
-_DOCUMENTS = 64  # tokenised at once
+_BATCH_CHARACTERS = 2**17  # tokenised at once: a few rows are wanted, not a corpus
 
 
 def is_run(path: Path) -> bool:
@@ -85,8 +85,7 @@ def _pieces(
     next."""
     from ingle.train.data.sources import read_documents
 
-    documents = read_documents(source)
-    while batch := list(islice(documents, _DOCUMENTS)):
+    for batch in batched(read_documents(source), _BATCH_CHARACTERS):
         for ids, learnt in vocabulary.encode_batch(batch):
             tokens = np.array(ids, np.int64)
             flags = np.ones(len(ids), np.bool_) if learnt is None else np.array(learnt, np.bool_)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingle.errors import DataError, UsageError
-from ingle.train.data.document import Document
+from ingle.train.data.document import Document, batched
 from ingle.train.data.shard_folder import building, rename_whole, require_replaceable, write_meta
 from ingle.train.data.shard_format import FORMAT, MAX_WEIGHT, SHARD_TOKENS, SIDES, Shards, ShardSet, open_shards
 from ingle.train.data.shard_writer import ShardWriter
@@ -23,7 +23,7 @@ from ingle.train.data.sources import Source, read_documents, source_bytes, sourc
 
 __all__ = ["Encoder", "ShardSet", "Shards", "build_shards", "open_shards"]
 
-_BATCH_DOCUMENTS, _BATCH_CHARACTERS = 2**13, 2**22
+_BATCH_CHARACTERS = 2**22
 _MAX_SOURCES = 2**16
 _LICENCES = 100  # distinct ones that meta.json tells of each source
 
@@ -130,7 +130,7 @@ class _Build:
         """All documents of one source, to `side` or, without one, to the side of their content."""
         before = {name: (writer.documents, writer.tokens) for name, writer in self._writers.items()}
         licences: Counter[str] = Counter()
-        for documents in _batches(read_documents(source, count=self._count)):
+        for documents in batched(read_documents(source, count=self._count), _BATCH_CHARACTERS):
             licences.update(document.licence or "unknown" for document in documents)
             kept: dict[str, list[Encoded]] = {name: [] for name in SIDES}
             for document, encoded in zip(documents, self._vocabulary.encode_batch(documents), strict=True):
@@ -210,19 +210,6 @@ class _Build:
                 f"A validation share of {self._share:g} of {train} documents leaves none to validate with: give a "
                 "larger share, validation data of their own, or more documents (0 goes without validation)."
             )
-
-
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    """Enough documents at a time to keep all processors tokenising, in bounded memory."""
-    batch, characters = [], 0
-    for document in documents:
-        batch.append(document)
-        characters += sum(len(segment.text) for segment in document.segments)
-        if len(batch) >= _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 def _check(sources: list[Source], n_train: int, own: list[Source] | None, share: float, seed: int) -> None:

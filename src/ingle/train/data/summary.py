@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
 from ingle.errors import DataError, UsageError
-from ingle.train.data.document import Document
+from ingle.train.data.document import Document, batched
 from ingle.train.data.sources import Source, read_documents
 from ingle.train.data.vocabulary import Vocabulary
 
@@ -167,7 +167,7 @@ class _Counter:
             if len(self.broken) < _MAX_BROKEN:
                 self.broken.append(str(error))
 
-        for documents in _batches(read_documents(source, broken=note, count=count)):
+        for documents in batched(read_documents(source, broken=note, count=count), _BATCH_CHARACTERS):
             self.examples += documents[: max(0, self._n_examples - part.documents)]
             for document in documents:
                 self._count(document, part)
@@ -181,7 +181,7 @@ class _Counter:
         licence = document.licence or NOT_STATED
         part.documents += 1
         part.bytes += len(encoded)
-        part.characters += (characters := sum(len(segment.text) for segment in document.segments))
+        part.characters += (characters := document.n_characters)
         part.learnt_characters += sum(len(segment.text) for segment in document.segments if segment.learn)
         part.duplicates += fingerprint in self._seen
         part.licences[licence] = part.licences.get(licence, 0) + 1
@@ -198,19 +198,6 @@ class _Counter:
             part.learnt_tokens += len(ids) if learn is None else sum(learn)
             part.changed += not vocabulary.round_trips(document, ids)
             self.lengths.append(len(ids))
-
-
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += sum(len(segment.text) for segment in document.segments)
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _sum(parts: Sequence[Part]) -> Part:
