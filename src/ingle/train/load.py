@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ingle.errors import CheckpointError, ModelFileError, UnsupportedError, UsageError
+from ingle.errors import CheckpointError, IngleError, ModelFileError, UnsupportedError, UsageError
 from ingle.models.checkpoint import Checkpoint, open_checkpoint
 from ingle.models.rope import base_frequencies
 from ingle.models.spec import Spec
 from ingle.text import metadata_from_hf
 from ingle.train.checkpoint import TrainedModel, load_run_model, read_json
 from ingle.train.parameters import expect_parameters
+from ingle.train.prepare import shards_folder
+from ingle.train.run_folder import RunFolder
 from ingle.train.shape import FeedForward, Shape, Sharing
 
 __all__ = ["load_model"]
@@ -70,20 +72,29 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
 def _with_what_the_run_knows(path: Path, info: dict[str, Any]) -> dict[str, Any]:
     """`info`, and of the run around a model: the end token of its vocabulary where its name does not tell, whether it
     learnt answers only (`chat`), and the licences that were found beside its data."""
-    info = dict(info)
-    for folder in (path / "model", path, path.parent, path.parent.parent):
+    info, run = dict(info), _run_of(path.resolve())
+    for folder in (path / "model", path, run):
         file = folder / "tokenizer_config.json"
         if (folder / "tokenizer.json").is_file() and file.is_file():
             info.setdefault("tokenizer_config", read_json(file))
-        with suppress(
-            CheckpointError, AttributeError, TypeError, KeyError
-        ):  # facts for the card, of data that nobody needs now
-            meta = read_json(folder / "data" / "meta.json")
-            info.setdefault("chat", any(meta["train"]["learn"]))
-            known = {source["name"]: ", ".join(source["licences"]) for source in meta["sources"]}
-            given = info.get("sources", [])
-            info["sources"] = [{"licence": known.get(source["path_or_name"]), **source} for source in given]
+    shards = run / "data"
+    with suppress(IngleError):  # a model's folder alone has no config
+        shards = shards_folder(RunFolder(run).read_config(), RunFolder(run))
+    # Facts for the card, of data that nobody needs now: without them, or where they are damaged, it says less.
+    with suppress(CheckpointError, AttributeError, TypeError, KeyError):
+        meta = read_json(shards / "meta.json")
+        info.setdefault("chat", any(meta["train"]["learn"]))
+        known = {source["name"]: ", ".join(source["licences"]) for source in meta["sources"]}
+        given = info.get("sources", [])
+        info["sources"] = [{"licence": known.get(source["path_or_name"]), **source} for source in given]
     return info
+
+
+def _run_of(path: Path) -> Path:
+    """The folder of the run that `path` is, or whose model or checkpoint it is. No other folder above is looked at."""
+    if path.name == "model":
+        return path.parent
+    return path.parent.parent if path.parent.name == "checkpoints" else path
 
 
 def _shape(checkpoint: Checkpoint) -> Shape:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ingle.train.data.vocabulary import Vocabulary
     from ingle.train.shape import Shape
 
-__all__ = ["build_distiller", "load_start", "open_prepared", "prepare"]
+__all__ = ["build_distiller", "load_start", "open_prepared", "prepare", "shards_folder"]
 
 Event = Callable[[dict[str, Any]], None]
 
@@ -47,7 +47,7 @@ def prepare(config: Config, run: RunFolder, on_event: Event, *, resume: bool) ->
                 f"data.tokenizer is another one than that of the model to start from, {config.start}; leave it out."
             )
         vocabulary.save(run.tokenizer)
-    folder = _shards_folder(config, run)
+    folder = shards_folder(config, run)
     if resume and folder == run.data and (folder / "meta.json").exists():
         return
     validation = config.data.validation
@@ -72,7 +72,7 @@ def open_prepared(config: Config, run: RunFolder) -> tuple[Vocabulary, ShardSet]
     from ingle.train.data.vocabulary import load_vocabulary
 
     vocabulary = load_vocabulary(run.tokenizer)
-    return vocabulary, open_shards(_shards_folder(config, run), vocabulary_digest=vocabulary.digest)
+    return vocabulary, open_shards(shards_folder(config, run), vocabulary_digest=vocabulary.digest)
 
 
 def load_start(config: Config) -> tuple[Shape, dict[str, torch.Tensor]] | None:
@@ -95,7 +95,8 @@ def build_distiller(config: Config, vocabulary: Vocabulary, device: torch.device
     return Distiller(load_teacher(Path(wanted.teacher), vocabulary, device), wanted.weight, wanted.temperature)
 
 
-def _shards_folder(config: Config, run: RunFolder) -> Path:
+def shards_folder(config: Config, run: RunFolder) -> Path:
+    """Where the token shards of a run are: in its own folder, or in one that several runs share."""
     return Path(config.data.shards) if config.data.shards else run.data
 
 
