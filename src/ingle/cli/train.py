@@ -35,8 +35,10 @@ def command(config: Path, out: Path | None, resume: bool, overrides: tuple[str, 
     the last checkpoint. Several devices: torchrun --nproc-per-node 2 -m ingle train CONFIG; several machines need the
     run's folder in common.
     """
-    if find_spec("torch") is None:
-        raise UsageError("Training needs PyTorch and more, which are not installed: pip install 'ingle[train]'.")
+    if missing := [name for name in ("torch", "psutil", "matplotlib") if find_spec(name) is None]:
+        raise UsageError(
+            f"Training needs packages that are not installed ({', '.join(missing)}): pip install 'ingle[train]'."
+        )
     # Threads that spin while they wait starve each other, and all else, on a busy machine. Read when PyTorch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

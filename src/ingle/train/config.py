@@ -251,11 +251,12 @@ def _model(values: dict[str, Any], base: Path) -> tuple[dict[str, Any], str | No
 
 
 def _train(values: dict[str, Any]) -> tuple[Recipe, Budget, Training]:
-    own = {f.name for f in fields(Training)}
-    of_recipe = {f.name for f in fields(Recipe)} | {"recipe"}
+    own = [f.name for f in fields(Training)]
+    of_recipe = ["recipe", *(f.name for f in fields(Recipe))]
+    known = [*BUDGETS, *own, *of_recipe]
     for name in values:
-        if name not in own | of_recipe and name not in BUDGETS:
-            raise UsageError(f"[train] has no setting {name!r}; {hint(name, [*BUDGETS, *own, *of_recipe])}")
+        if name not in known:
+            raise UsageError(f"[train] has no setting {name!r}; {hint(name, known)}")
     given = [name for name in BUDGETS if name in values]
     if len(given) != 1:
         came = " and ".join(given) or "none"
@@ -265,8 +266,8 @@ def _train(values: dict[str, Any]) -> tuple[Recipe, Budget, Training]:
     whole = kind in ("tokens", "steps")
     number = type(amount) is int or (type(amount) is float and (not whole or amount.is_integer()))
     expect(number and 0 < amount < 1e18, f"train.{kind}", amount, "a positive number")
-    training = read_table(Training, {name: values[name] for name in own & values.keys()}, "train")
-    recipe = Recipe.from_dict({name: values[name] for name in of_recipe & values.keys()})
+    training = read_table(Training, {name: values[name] for name in own if name in values}, "train")
+    recipe = Recipe.from_dict({name: values[name] for name in of_recipe if name in values})
     return recipe, Budget(kind, int(amount) if whole else float(amount)), training  # type: ignore[arg-type]
 
 

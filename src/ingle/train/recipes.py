@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from ingle.errors import UsageError
+from ingle.train.tables import hint
 
 __all__ = ["RECIPES", "Init", "Optimizer", "Recipe", "Schedule"]
 
@@ -85,9 +85,7 @@ class Recipe:
         known = {field.name: type(field.default) for field in fields(cls)}
         for key, value in values.items():
             if key not in known:
-                close = get_close_matches(key, known, 1)
-                hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}."
-                raise UsageError(f"A recipe has no setting {key!r}; {hint}")
+                raise UsageError(f"A recipe has no setting {key!r}; {hint(key, known)}")
             kind = known[key]
             if kind is float and type(value) is int:
                 values[key] = float(value)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from ingle.errors import UsageError
 from ingle.models.families.mobilellm import schedule_of
+from ingle.train.tables import hint
 
 __all__ = ["SHAPES", "FeedForward", "Shape", "Sharing", "named_shape"]
 
@@ -127,9 +127,7 @@ class Shape:
         known = {field.name: field for field in fields(cls)}
         for name, value in values.items():
             if name not in known:
-                close = get_close_matches(name, known, 1)
-                hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}."
-                raise UsageError(f"A model has no setting {name!r}; {hint}")
+                raise UsageError(f"A model has no setting {name!r}; {hint(name, known)}")
             kind = type(known[name].default)
             if kind is float and type(value) is int:
                 values[name] = float(value)

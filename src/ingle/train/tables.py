@@ -43,16 +43,19 @@ def _expect_kind(value: object, kind: str, name: str) -> None:
 
 
 def expect(holds: bool, name: str, value: object, words: str) -> None:
+    """Raise UsageError unless it holds: `words` say what the value was to be."""
     if not holds:
         raise UsageError(f"{name} is {value!r}; expected {words}.")
 
 
 def expect_one_of(value: object, name: str, words: Sequence[object]) -> None:
+    """Raise UsageError unless the value is among `words`."""
     if value not in words:
         listed = ", ".join(word if isinstance(word, str) else str(word).lower() for word in words)
         raise UsageError(f"{name} is {value!r}; expected one of {listed}.")
 
 
 def hint(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """The end of a sentence about a name that is not known: the one that was meant, or all there are."""
     close = get_close_matches(name, known, 1)
     return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}."
