@@ -54,8 +54,8 @@ def export_gguf(
     """Write `model` to the GGUF file `out`, whole or not at all; `expand` writes shared layers once for each pass.
 
     Tensors in `model.quantized` are written bit for bit, whatever the file type; so is a model that was trained to be
-    quantised, in the type that it was trained for. A model without a tokenizer becomes a
-    file without one, which other code can read and nobody can talk to. `on_start`, `on_bytes` as in `convert`.
+    quantised, in the type that it was trained for. A model without a tokenizer becomes a file without one, which other
+    code can read and nobody can talk to. `on_start`, `on_bytes` as in `convert`.
     Raises CheckpointError for tensors that are not the shape's or a tokenizer that does not fit, UnsupportedError for a
     tokenizer that GGUF cannot say, UsageError and ModelFileError where the file cannot be written.
     """

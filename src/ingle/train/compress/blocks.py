@@ -89,9 +89,8 @@ def half(x: Tensor) -> Tensor:
     With the bits, because torch.compile leaves out a cast to float16 and back and with it the rounding.
     """
     bits = x.view(torch.int32)
-    normal = ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(
-        torch.float32
-    )  # 10 bits after the point, ties to even
+    # 10 bits after the point, ties to even.
+    normal = ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32)
     subnormal = (x + 0.75) - 0.75  # floats from 0.5 to 1 are 2^-24 apart, as the smallest float16s are
     return torch.where(x.abs() < 2.0**-14, subnormal, normal)
 
