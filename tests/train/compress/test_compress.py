@@ -113,3 +113,13 @@ def test_choices_that_cannot_be() -> None:
             check_method(scheme, method)
     with pytest.raises(UsageError, match="calibrates with text"):
         compress(model_of(), "q4_0", "gptq")
+
+
+def test_the_command_and_the_config_know_every_scheme() -> None:
+    """They list them themselves: to ask for help must not load PyTorch."""
+    from ingle.cli import compress as verb
+    from ingle.train import config
+    from ingle.train.compress.int4 import METHODS
+
+    assert set(verb.SCHEMES) == set(config.SCHEMES) == set(SCHEMES)
+    assert verb.METHODS == METHODS
