@@ -94,6 +94,10 @@ def test_the_vocabulary_is_the_tokenizers(tmp_path: Path) -> None:
         ("tokenizer = 8192", "tokenizer = 0.5", r"data\.tokenizer is 0\.5; expected the size"),
         ("tokenizer = 8192", "tokenizer = -1", r"data\.tokenizer is -1; expected the size"),
         ('validation = "held-out.txt"', "validation = 1.5", r"data\.validation is 1\.5; expected a share"),
+        ('validation = "held-out.txt"', "validation = 1", r"data\.validation is 1; expected a share .* from 0 \(none\)"),
+        ('validation = "held-out.txt"', 'validation = "a\\u0000b"', r"is not a path that can be followed"),
+        ('validation = "held-out.txt"', 'validation = "~nobody-by-that-name/x"', r"is not a path that can be followed"),
+        ("minutes = 30", "minutes = 30\nbatch_tokens = 100000000000000", r"batch_tokens is 1.*; expected a whole number"),
         ("licence =", "license =", r"no setting 'license'; did you mean licence\?"),
         ("weight = 2", 'weight = "2"', r"data\.train\.weight is '2'; expected a number"),
         ("path =", "paths =", r"no setting 'paths'"),
@@ -140,6 +144,17 @@ def test_sections_that_are_missing_are_named(tmp_path: Path, name: str) -> None:
         Config.from_dict(sections, tmp_path)
     with pytest.raises(UsageError, match=rf"{name} is 3; expected a section"):
         Config.from_dict(sections | {name: 3}, tmp_path)
+
+
+def test_validation_may_be_none(tmp_path: Path) -> None:
+    found = load_config(write(tmp_path, GOOD.replace('validation = "held-out.txt"', "validation = 0")))
+    assert found.data.validation == 0
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "held-out.txt").symlink_to("held-out.txt")
+    with pytest.raises(UsageError):
+        load_config(write(tmp_path)).expect_files()
 
 
 def test_files_that_are_missing_are_named(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ __all__ = ["BUDGETS", "Budget", "Config", "Data", "Distill", "Quantize", "Traini
 BUDGETS = ("tokens", "epochs", "steps", "minutes")
 SCHEMES = ("w8a8", "q4_0", "q4_1", "q8_0")
 _LIMIT = 2**20  # bytes of a config file
+_MAX_BATCH = 2**28  # positions: a step's rows are in memory at once, 20 bytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("batch_tokens", "validation_tokens"):
-            expect(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "a positive whole number")
+            known = 0 < getattr(self, name) <= _MAX_BATCH
+            expect(known, f"train.{name}", getattr(self, name), f"a whole number from 1 to {_MAX_BATCH}")
         for name in ("micro_tokens", "validate_every", "threads", "seed"):
             known = 0 <= getattr(self, name) < 2**63
             expect(known, f"train.{name}", getattr(self, name), "0 or a positive whole number")
@@ -279,8 +281,9 @@ def _data(values: dict[str, Any], base: Path, has_tokenizer: bool) -> Data:
     expect(isinstance(data.train, tuple), "data.train", data.train, "a list of files, folders or tables")
     if not isinstance(data.validation, tuple):
         share = data.validation
-        known = type(share) in (int, float) and 0 < share < 1
-        expect(known, "data.validation", share, "a share between 0 and 1 of the training documents, or a list of files")
+        known = type(share) in (int, float) and 0 <= share < 1
+        words = "a share of the training documents, from 0 (none) to below 1, or a list of files"
+        expect(known, "data.validation", share, words)
     expect(type(data.positions) is int and 0 <= data.positions <= 2**24, "data.positions", data.positions, "a length")
     if data.tokenizer is None:
         if not has_tokenizer:
@@ -315,7 +318,10 @@ def _sources(values: str | list[Any], base: Path, where: str) -> tuple[dict[str,
 
 
 def _path(text: str, base: Path) -> str:
-    return str((base / Path(text).expanduser()).resolve())
+    try:
+        return str((base / Path(text).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, no such user, a zero byte
+        raise UsageError(f"{text!r} is not a path that can be followed ({error}); correct it.") from None
 
 
 def _plain(value: Any) -> Any:

@@ -61,11 +61,17 @@ class TransformersTeacher:
         self.model = model.eval().requires_grad_(False)
         self.vocabulary = vocabulary
         config = model.config
+        self._reach = getattr(config, "max_position_embeddings", None)  # a table of positions ends there
         self._cap = getattr(config, "final_logit_softcapping", None)
         self._scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
 
     @torch.no_grad()
     def hidden(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
+        if self._reach is not None and tokens.shape[1] > self._reach:
+            raise UsageError(
+                f"The teacher reads {self._reach:,} positions at most, rows have {tokens.shape[1]:,}; set data.positions "
+                f"to {self._reach} or less."
+            )
         at = torch.arange(tokens.shape[1], device=tokens.device)
         seen = (at[:, None] >= at).expand(len(tokens), -1, -1)
         if documents is not None:
