@@ -69,8 +69,8 @@ class TransformersTeacher:
     def hidden(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
         if self._reach is not None and tokens.shape[1] > self._reach:
             raise UsageError(
-                f"The teacher reads {self._reach:,} positions at most, rows have {tokens.shape[1]:,}; set data.positions "
-                f"to {self._reach} or less."
+                f"The teacher reads {self._reach:,} positions at most, rows have {tokens.shape[1]:,}; set "
+                f"data.positions to {self._reach} or less."
             )
         at = torch.arange(tokens.shape[1], device=tokens.device)
         seen = (at[:, None] >= at).expand(len(tokens), -1, -1)
