@@ -325,6 +325,7 @@ def test_quantisation_is_trained_for_from_its_start_on(whole: Path, tmp_path: Pa
     assert losses(out)[3] != losses(whole)[3]
     assert losses(out) == losses(tmp_path / "other")
     assert load_run_model(out).info["scheme"] == "q4_0"
+    assert "--type q4_0" in (out / "README.md").read_text()
 
 
 def test_a_model_to_start_from_brings_shape_and_tokenizer(whole: Path, tmp_path: Path) -> None:

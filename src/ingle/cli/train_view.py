@@ -129,7 +129,8 @@ class TrainView:
             self._say(f"Stopped after step {record['step']:,}. To go on: ingle train {self.out} --resume")
             return
         click.echo(f"{self.out / 'model'}: {self._started['parameters']:,} parameters, {self._outcome(record)}")
-        click.echo(f"ingle export {self.out} {self.out.name}.gguf --type q8_0 && ingle run {self.out.name}.gguf")
+        export = f"ingle export {self.out} {self.out.name}.gguf --type {self._started['file_type']}"
+        click.echo(f"{export} && ingle run {self.out.name}.gguf")
 
     def _outcome(self, record: dict[str, Any]) -> str:
         loss = f"validation loss {record['validation_loss']:.4f}, " if record.get("validation_loss") is not None else ""

@@ -122,6 +122,11 @@ class Quantize:
         expect_one_of(self.scheme, "quantize.scheme", SCHEMES)
         expect(0 <= self.start < 1, "quantize.start", self.start, "a share from 0 to below 1")
 
+    @property
+    def file_type(self) -> str:
+        """The GGUF type that holds exactly the weights the model learnt with."""
+        return "q8_0" if self.scheme == "w8a8" else self.scheme
+
 
 @dataclass(frozen=True)
 class Config:

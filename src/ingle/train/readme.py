@@ -71,7 +71,7 @@ def describe(config: Config, shape: Shape, records: Sequence[Mapping[str, Any]],
         "",
         "```",
         f"ingle train {path.name} --resume                      # go on, if it was interrupted",
-        f"ingle export {path.name} {path.name}.gguf --type q8_0",
+        f"ingle export {path.name} {path.name}.gguf --type {config.quantize.file_type if config.quantize else 'q8_0'}",
         f"ingle run {path.name}.gguf",
         "```",
     ]

@@ -173,6 +173,7 @@ class _Loop:
                 "threads": threads,
                 "precision": "bf16" if self.setup.bf16 else "f32",
                 "compile": self.setup.compile,
+                "file_type": self.config.quantize.file_type if self.config.quantize else "q8_0",
                 "peak_flops": self.peak.flops * devices.world,
                 "peak_source": self.peak.source,
                 "state_bytes": state_bytes(shape, config.recipe),
