@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 import re
@@ -183,6 +184,19 @@ def test_when_all_checkpoints_are_damaged_it_says_so(whole: Path, tmp_path: Path
     train(config(whole.parent), out, on_event=at_step(2, terminate))
     (out / "checkpoints" / "step-00000002" / "state.json").write_text("{")
     with pytest.raises(TrainingError, match=r"No checkpoint of this run is whole: .*state\.json is not JSON"):
+        train(config(whole.parent), out, resume=True)
+
+
+def test_a_state_that_lacks_something_is_a_sentence(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(config(whole.parent), out, on_event=at_step(2, terminate))
+    path = out / "checkpoints" / "step-00000002" / "state.json"
+    state = json.loads(path.read_text())
+    del state["tokens"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(
+        TrainingError, match="step-00000002 is not what was written: KeyError 'tokens'; delete that folder"
+    ):
         train(config(whole.parent), out, resume=True)
 
 

@@ -49,7 +49,7 @@ class RunFolder:
             names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
         except OSError as error:
             raise TrainingError(f"The run's folder {self.path} cannot be used: {error.strerror}.") from None
-        if not names <= ours or any(record["event"] == "step" for record in read_log(self.log)):
+        if not names <= ours or any(record.get("event") == "step" for record in read_log(self.log)):
             raise TrainingError(
                 f"{self.path} exists; --resume goes on with the run in it, or give another folder with --out."
             )

@@ -308,15 +308,21 @@ class _Loop:
             return
         load_full(self.decoder, found.tensors)
         self.optimizer.load_flat(found.optimizer)
-        self.loader.restore(found.state["loader"])
-        self.step, self.tokens = found.step, int(found.state["tokens"])
-        self.elapsed_s = float(found.state["elapsed_s"])
-        self.validated = found.state["validated"][0], found.state["validated"][1]
+        try:
+            self.loader.restore(found.state["loader"])
+            self.step, self.tokens = found.step, int(found.state["tokens"])
+            self.elapsed_s = float(found.state["elapsed_s"])
+            self.validated = found.state["validated"][0], found.state["validated"][1]
+            score = found.state.get("validation")
+            if isinstance(score, dict) and self.validation is not None:
+                self.score = Score(score["loss"], score["bits_per_byte"], self.validation.n_tokens)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise TrainingError(
+                f"state.json in {self.keeper.last_checkpoint} is not what was written: {type(error).__name__} {error}; "
+                "delete that folder to go on from the checkpoint before it."
+            ) from None
         if found.state.get("quantized"):  # it stays so, also where a longer budget puts the start off
             self._quantize(1.0)
-        score = found.state.get("validation")
-        if isinstance(score, dict) and self.validation is not None:
-            self.score = Score(score["loss"], score["bits_per_byte"], self.validation.n_tokens)
 
     def _finish(self) -> Result:
         """The last validation, checkpoint and model."""
