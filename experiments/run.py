@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"))
+    parser.add_argument("--arms", help="only these arms of the experiments, with commas between")
     parser.add_argument("--one", nargs=2, metavar=("ARM", "SEED"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -160,7 +161,8 @@ def main() -> None:
     results.parent.mkdir(exist_ok=True)
     lines = results.read_text().splitlines() if results.exists() else []
     there = {(run["arm"], run["seed"]) for run in map(json.loads, lines)}
-    wanted = [(name, seed) for seed in range(1, args.seeds + 1) for name in arms_of(tuple(args.names), args.scale)]
+    arms = [name for name in arms_of(tuple(args.names), args.scale) if not args.arms or name in args.arms.split(",")]
+    wanted = [(name, seed) for seed in range(1, args.seeds + 1) for name in arms]
     waiting = [pair for pair in wanted if pair not in there]
     at_once = 1 if args.device == "cuda" else max(1, os.cpu_count() or 1)
     running: list[tuple[str, int, subprocess.Popen[str]]] = []
