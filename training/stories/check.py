@@ -15,6 +15,7 @@ import torch
 from decoder import Config, Decoder
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
 from train import continue_text
 
 PROMPTS = ("Once upon a time", "Tell me a story about a dog.", "Lily and Tom went to the park.", "One day, a big bear")
