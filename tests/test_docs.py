@@ -104,6 +104,15 @@ def test_readme_commands_run(command: str, tmp_path: Path) -> None:
     assert done.stdout.strip()
 
 
+def test_tables_of_the_experiments_are_those_of_the_results() -> None:
+    pytest.importorskip("torch")
+    folder = ROOT / "experiments"
+    script = "import report; print(report.tables('tiny', report.read(report.HERE / 'results' / 'tiny.jsonl')))"
+    made = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True).stdout
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    assert made.strip() in page, "run experiments/report.py"
+
+
 def test_readme_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
