@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
 settings.register_profile("ingle", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("ingle")
+
+# Where the tests run in the background of a shell, Ctrl-C is ignored, by children too; some tests send one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
