@@ -24,7 +24,7 @@ from peer_llama_cpp import QUIET, run_process
 SIZES: dict[str, dict[str, Any]] = {
     "2m": {"vocabulary": 4096, "width": 128, "layers": 4, "heads": 4, "kv_heads": 2, "hidden": 384, "context": 256},
     "15m": {"vocabulary": 8192, "width": 384, "layers": 8, "heads": 6, "kv_heads": 2, "hidden": 1024, "context": 512},
-    "125m": {"shape": "mobilellm-125m", "context": 512},
+    "125m": {"shape": "mobilellm-125m", "vocabulary": 32000, "context": 512},
 }
 CONTENDERS = ("ingle", "hf", "hf-compiled")
 WARM_UP = 3  # steps that do not count: compiling, first touches of memory
