@@ -407,7 +407,7 @@ def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
 
 def test_real_data() -> None:
     if not (SHARED / "text").is_dir():
-        pytest.skip("no shared data here")
+        pytest.skip("needs the shared data folder beside the checkout")
     assert len(read(SHARED / "text" / "pb-source_en.tar.xz")) == 396
     wiki = texts(SHARED / "text" / "enwiki_extract_20x1MB.tar.xz")
     assert len(wiki) > 1000

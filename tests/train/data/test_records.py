@@ -175,7 +175,7 @@ def test_a_named_field_and_no_other() -> None:
 )
 def test_real_records(name: str, documents: int, first: str) -> None:
     if not (SHARED / name).is_file():
-        pytest.skip("no shared data here")
+        pytest.skip("needs the shared data folder beside the checkout")
     found = list(read_documents(Source(str(SHARED / name))))
     assert len(found) == documents
     answers = ["".join(segment.text for segment in document.segments if segment.learn) for document in found]

@@ -278,7 +278,7 @@ def test_published_vocabularies(name: str, tmp_path: Path) -> None:
 def test_real_text_comes_back() -> None:
     path = SHARED / "text" / "tinystories_train_first2MiB_cased.txt"
     if not path.is_file():
-        pytest.skip("no shared data here")
+        pytest.skip("needs the shared data folder beside the checkout")
     from ingle.train.data.sources import Source, read_documents
 
     documents: list[Any] = list(read_documents(Source(str(path))))[:300]
