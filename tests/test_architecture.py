@@ -20,12 +20,17 @@ MAY_IMPORT = {
     "backends": {"errors", "gguf", "models"},
     "engine": {"errors", "gguf", "models", "backends", "text"},
     "train": {"errors", "gguf", "models", "text"},
+    "evaluate": {"errors", "models", "text", "backends", "engine"},
 }
 NATIVE = {"gguf", "backends", "engine"}  # may load ingle._core
 LIBRARIES = {"numpy", "gguf", "tokenizers", "jinja2", "safetensors", "click", "rich", "prompt_toolkit"}
 ONLY_IN_CLI = {"click", "rich", "prompt_toolkit"}
-# What the extra `train` brings. Nothing else may need it.
-ONLY_IN_TRAIN = {"torch", "torchao", "transformers", "pyarrow", "datasets", "matplotlib", "psutil"}
+# What the extras `train` and `eval` bring, by the parts that may import it. Nothing else may need it.
+OF_EXTRAS = {
+    **dict.fromkeys(("torch", "torchao", "transformers", "pyarrow", "psutil"), {"train"}),
+    "lm_eval": {"evaluate"},
+    **dict.fromkeys(("datasets", "matplotlib", "scipy"), {"train", "evaluate"}),
+}
 
 
 def modules() -> list[Path]:
@@ -58,8 +63,8 @@ def test_imports_follow_the_table(path: Path) -> None:
         if top != "ingle":
             if top in sys.stdlib_module_names:
                 continue
-            if top in ONLY_IN_TRAIN:
-                assert here == "train", f"{path.name} imports {name}: only for training"
+            if top in OF_EXTRAS:
+                assert here in OF_EXTRAS[top], f"{path.name} imports {name}: only for {OF_EXTRAS[top]}"
                 continue
             assert top in LIBRARIES, f"{path.name} imports {name}: not a run-time dependency"
             assert top not in ONLY_IN_CLI or here == "cli", f"{path.name} imports {name}: only for the command line"
