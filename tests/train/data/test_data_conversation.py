@@ -96,6 +96,17 @@ def test_a_function_may_stand_alone_and_a_list_of_parts_is_a_text() -> None:
     assert text_of(messages, [TOOL["function"]]) == text_of([say("user", "ab"), say("assistant", "c")], [TOOL])
 
 
+def test_a_call_may_stay_without_a_result() -> None:
+    """Requests that have nothing to do with each other, in one conversation; the last turn may call too."""
+    first, second = (say("assistant", "", tool_calls=[call({"city": city})]) for city in ("Rome", "Bari"))
+    assert learnt([say("user", "Rain in Rome?"), first, say("user", "And Bari?"), second]) == "".join(
+        f'<tool_call>\n{{"name": "rain", "arguments": {{"city": "{city}"}}}}\n</tool_call><|im_end|>'
+        for city in ("Rome", "Bari")
+    )
+    with pytest.raises(DataError, match=r"message 3 is of the assistant .* one of tool or user;"):
+        segments([say("user", "a"), first, second])
+
+
 @pytest.mark.parametrize(
     ("messages", "sentence"),
     [
@@ -153,7 +164,7 @@ tools = st.lists(st.one_of(functions, functions.map(lambda f: {"type": "function
 
 @st.composite
 def conversations(draw: Callable[..., Any]) -> list[dict[str, Any]]:
-    """Conversations in order, with system turns, calls and results."""
+    """Conversations in order, with system turns, calls, and results or what the user says instead."""
     messages = [say("system", draw(words))] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, 3))):
         messages.append(say("user", draw(words)))
@@ -161,7 +172,7 @@ def conversations(draw: Callable[..., Any]) -> list[dict[str, Any]]:
             as_text = draw(st.booleans())
             made = [call(json.dumps(a) if as_text else a, "f") for a in draw(st.lists(objects, min_size=1, max_size=2))]
             messages.append(say("assistant", draw(st.one_of(st.none(), words)), tool_calls=made))
-            messages += [say("tool", draw(words)) for _ in made]
+            messages += [say("tool", draw(words)) for _ in made] if draw(st.booleans()) else [say("user", draw(words))]
         messages.append(say("assistant", draw(answers)))
     return messages
 

@@ -88,6 +88,7 @@ def segments(
     Roles: system (first, if at all), user, assistant, tool. An assistant's `tool_calls` may have their arguments as
     JSON text or as an object; its "weight" 0 leaves the turn out of what is learnt. Functions in `tools` may stand in
     OpenAI's {"type": "function", "function": ...} or alone. The whitespace around an assistant's text is left out.
+    After a call comes what it gave back or, where a program carried it out and said nothing, what the user says next.
     Raises DataError for messages that are none, turns out of order, and conversations without an assistant's turn.
     """
     turns = [_Turn(message, number) for number, message in enumerate(messages, start=1)]
@@ -169,7 +170,7 @@ def _expect_order(turns: Sequence[_Turn]) -> None:
                 "correct the order."
             )
         before = turn.role
-        follows["assistant"] = ("tool",) if turn.calls else ("user",)
+        follows["assistant"] = ("tool", "user") if turn.calls else ("user",)
 
 
 def _content(value: object, where: str, *, as_json: bool) -> str:
