@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,41 @@ def test_a_hugging_face_folder(tmp_path: Path) -> None:
     assert status == 0
     with open_gguf(tmp_path / "from_hf.gguf") as file:
         assert file.metadata.get_str("tokenizer.chat_template").startswith("{%")
+
+
+def test_a_template_in_a_file(tmp_path: Path) -> None:
+    """Where the model learnt no conversations by our data, but by other means."""
+    run = saved(tmp_path / "run", trained(small_decoder(small_shape()), chat=False))
+    text = "{% for message in messages %}{{ message.role + ': ' + message.content + '\\n' }}{% endfor %}"
+    (tmp_path / "chat.jinja").write_text("\ufeff" + text, "utf-8")
+    status, stdout, stderr = export(run, tmp_path / "out.gguf", "--chat-template", tmp_path / "chat.jinja")
+    assert (status, stderr) == (0, "")
+    assert stdout.endswith("out.gguf\n")  # ready for a conversation
+    with open_gguf(tmp_path / "out.gguf") as file:
+        assert file.metadata.get_str("tokenizer.chat_template") == text
+    assert export(run, tmp_path / "hf", "--hf", "--chat-template", tmp_path / "chat.jinja")[0] == 0
+    assert json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text())["chat_template"] == text
+
+
+@pytest.mark.parametrize(
+    ("content", "about"),
+    [
+        (b"{% for", "not sound"),
+        (b"{{ messages[0].content }}", "leaves out what a message of the assistant says"),
+        (b"\xff\xfe{", "not a text in UTF-8"),
+        (b"x" * (1 << 21), "at most"),
+        (None, "No such file"),
+    ],
+)
+def test_templates_that_cannot_be(tmp_path: Path, content: bytes | None, about: str) -> None:
+    if content is not None:
+        (tmp_path / "chat.jinja").write_bytes(content)
+    words = "--chat-template", tmp_path / "chat.jinja"
+    status, stdout, stderr = export(saved(tmp_path / "run"), tmp_path / "out.gguf", *words)
+    assert (status, stdout) == (2, "")
+    assert stderr.count("\n") == 1
+    assert about in stderr
+    assert not (tmp_path / "out.gguf").exists()
 
 
 def test_blocks_of_a_compressed_model_choose_the_type(tmp_path: Path) -> None:

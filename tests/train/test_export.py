@@ -11,13 +11,15 @@ import pytest
 import torch
 
 import ingle
-from ingle.errors import CheckpointError, UnsupportedError, UsageError
+from ingle.errors import CheckpointError, TemplateError, UnsupportedError, UsageError
 from ingle.gguf import TensorType, dequantize, open_gguf, quantize
 from ingle.models.recipes import interleaved
 from ingle.text import ChatTemplate, Tokenizer
 from ingle.train.checkpoint import TrainedModel
+from ingle.train.data.conversation import CHAT_TEMPLATE
 from ingle.train.export import architecture_of, export_gguf
 from ingle.train.export_hf import export_hf
+from ingle.train.probe_template import expect_chat_template
 from train.small_decoders import (
     PROMPT,
     SENTENCES,
@@ -136,6 +138,76 @@ def test_the_tokenizer_is_the_same_everywhere(tmp_path: Path) -> None:
         )
     stops = transformers.GenerationConfig.from_pretrained(tmp_path / "hf").eos_token_id
     assert set(stops) == set(ends.values())
+
+
+# As short as a template for calls can be, with other words than ours.
+SHORT = """\
+{% for tool in tools or [] %}{{ '<tools>' + tool | tojson }}{% endfor %}
+{% for message in messages %}
+{{ '<|im_start|>' + message.role + ':' + message.content }}
+{% for call in message.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}
+{{ '<|im_end|>' }}
+{% endfor %}
+{% if add_generation_prompt %}{{ '<|im_start|>assistant:' }}{% endif %}
+"""
+
+
+@pytest.mark.parametrize(
+    "info", [{}, {"chat": False}, {"tokenizer_config": {"chat_template": "{{ messages }}"}}], ids=str
+)
+def test_a_given_template_comes_before_all_others(info: dict[str, Any], tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", "5")
+    model = trained(small_decoder(small_shape()), **info)
+    assert export_gguf(model, tmp_path / "model.gguf", "f16", chat_template=SHORT).chats
+    export_hf(model, tmp_path / "hf", chat_template=SHORT)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    messages = [{"role": "user", "content": "The cat"}]
+    assert "<|im_start|>user:The cat" in theirs.apply_chat_template(messages, tokenize=False)
+    with open_gguf(tmp_path / "model.gguf") as file:
+        assert file.metadata.get_str("tokenizer.chat_template") == SHORT
+        template = ChatTemplate.from_metadata(file.metadata, Tokenizer.from_metadata(file.metadata))
+        assert template.encode_chat(messages) == theirs.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        ("{% for message in messages %}", "not sound"),
+        ("{{ messages | no_such_filter }}", "not sound"),
+        ("{{ raise_exception('No.') }}", r"refused the conversation: No\."),
+        ("{{ messages[7].content.text }}", "refused the conversation"),
+        ("{{ 7 // (messages | length - 3) }}", "failed on this conversation"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "was stopped"),
+        ("", "leaves out what a message of the user says"),
+        ("{{ messages[0].content + messages[2].content }}", "leaves out what a message of the assistant says"),
+        ("{{ messages[0].content + messages[1].content }}", "leaves out what a message of the user says"),
+        (SHORT.replace("tool | tojson", "''"), "leaves out the name of a function"),
+        (SHORT.replace("call.function | tojson", "call.function.name"), "leaves out the arguments of a call"),
+        (SHORT.replace("message.content", "('' if message.role == 'tool' else message.content)"), "of the tool says"),
+    ],
+)
+def test_templates_that_nobody_could_use(template: str, sentence: str, tmp_path: Path) -> None:
+    model = trained(small_decoder(small_shape()))
+    with pytest.raises(TemplateError, match=sentence):
+        export_gguf(model, tmp_path / "model.gguf", chat_template=template)
+    with pytest.raises(TemplateError, match=sentence):
+        export_hf(model, tmp_path / "hf", chat_template=template)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_our_template_and_those_without_tools_are_sound() -> None:
+    for template in (CHAT_TEMPLATE, SHORT, "{% for message in messages %}{{ message.content }}{% endfor %}"):
+        expect_chat_template(template)
+
+
+def test_a_template_needs_a_tokenizer(tmp_path: Path) -> None:
+    model = trained(small_decoder(small_shape()))
+    model = TrainedModel(model.shape, model.tensors)
+    for export in (export_gguf, export_hf):
+        with pytest.raises(CheckpointError, match="no tokenizer"):
+            export(model, tmp_path / "out", chat_template=SHORT)
 
 
 def test_what_is_known_of_a_model_is_in_the_file_and_on_the_card(tmp_path: Path) -> None:

@@ -29,10 +29,17 @@ __all__ = ["command"]
     help="How the weights are written: floats (f), or so many bits (q). Without it f16, or what `ingle compress` "
     "chose; with --hf f32, bf16 or f16, without it f32.",
 )
+@click.option(
+    "--chat-template",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file with the Jinja template by which the model was taught conversations. [default: the model's own]",
+)
 @click.option("--expand", is_flag=True, help="Write shared layers once for each use, for programs that share none.")
 @click.option("--hf", is_flag=True, help="Write the folder OUT for Hugging Face transformers.")
 @click.option("--force", is_flag=True, help="Overwrite OUT if it exists.")
-def command(model: Path, out: Path, file_type: str | None, expand: bool, hf: bool, force: bool) -> None:
+def command(
+    model: Path, out: Path, file_type: str | None, chat_template: Path | None, expand: bool, hf: bool, force: bool
+) -> None:
     """Write MODEL to the GGUF file OUT, or with --hf to the folder OUT.
 
     MODEL is the folder of a run of `ingle train`, a model's folder, a Hugging Face folder or a GGUF file. OUT appears
@@ -47,15 +54,17 @@ def command(model: Path, out: Path, file_type: str | None, expand: bool, hf: boo
     if find_spec("torch") is None:
         raise UsageError("This needs PyTorch, which is not installed; run: pip install 'ingle[train]'.")
     from ingle.train.load import load_model
+    from ingle.train.probe_template import read_chat_template
 
+    template = None if chat_template is None else read_chat_template(chat_template)  # before a large model is read
     loaded = load_model(model)
     if loaded.tokenizer_json is None:
         why = loaded.info.get("no_tokenizer", f"{model} has no tokenizer.json.")
         raise CheckpointError(f"Without its tokenizer the model cannot be used: {why}")
     if hf:
-        _write_folder(loaded, out, file_type)
+        _write_folder(loaded, out, file_type, template)
     else:
-        _write_gguf(loaded, out, file_type, expand)
+        _write_gguf(loaded, out, file_type, expand, template)
 
 
 def _expect_folder(out: Path, model: Path, force: bool) -> None:
@@ -69,7 +78,7 @@ def _expect_folder(out: Path, model: Path, force: bool) -> None:
         raise UsageError(f"{out} exists; give another name, or --force to overwrite it.")
 
 
-def _write_folder(model: TrainedModel, out: Path, file_type: str | None) -> None:
+def _write_folder(model: TrainedModel, out: Path, file_type: str | None, template: str | None) -> None:
     from typing import cast
 
     from ingle.cli.console import notes, size
@@ -77,13 +86,13 @@ def _write_folder(model: TrainedModel, out: Path, file_type: str | None) -> None
 
     kind = cast(FloatType, (file_type or "f32").lower())
     with notes().status(f"Writing {out}"):
-        export_hf(model, out, kind)
+        export_hf(model, out, kind, chat_template=template)
     weights_bytes = (out / "model.safetensors").stat().st_size
     click.echo(f"{out}: {kind}, {size(weights_bytes)}")
     click.echo(f'In Python: transformers.AutoModelForCausalLM.from_pretrained("{out}")')
 
 
-def _write_gguf(model: TrainedModel, out: Path, file_type: str | None, expand: bool) -> None:
+def _write_gguf(model: TrainedModel, out: Path, file_type: str | None, expand: bool, template: str | None) -> None:
     from math import prod
 
     from ingle.cli.console import size, writing_bar
@@ -91,7 +100,9 @@ def _write_gguf(model: TrainedModel, out: Path, file_type: str | None, expand: b
 
     kind = (file_type or _calibrated_type(model)).lower()
     with writing_bar(out.name) as (on_start, on_bytes):
-        done = export_gguf(model, out, kind, expand=expand, on_start=on_start, on_bytes=on_bytes)
+        done = export_gguf(
+            model, out, kind, expand=expand, chat_template=template, on_start=on_start, on_bytes=on_bytes
+        )
     parameters = sum(prod(planned.header.shape) for planned in done.tensors)
     weights_bytes = sum(planned.type.n_bytes(planned.header.shape) for planned in done.tensors)
     click.echo(

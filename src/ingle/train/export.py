@@ -48,6 +48,7 @@ def export_gguf(
     file_type: FileType | str = "f16",
     *,
     expand: bool = False,
+    chat_template: str | None = None,
     on_start: Callable[[int], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> Exported:
@@ -55,12 +56,14 @@ def export_gguf(
 
     Tensors in `model.quantized` are written bit for bit, whatever the file type; so is a model that was trained to be
     quantised, in the type that it was trained for. A model without a tokenizer becomes a file without one, which other
-    code can read and nobody can talk to. `on_start`, `on_bytes` as in `convert`.
+    code can read and nobody can talk to. `chat_template`: a Jinja text in the place of the model's own or ours.
+    `on_start`, `on_bytes` as in `convert`.
     Raises CheckpointError for tensors that are not the shape's or a tokenizer that does not fit, UnsupportedError for a
-    tokenizer that GGUF cannot say, UsageError and ModelFileError where the file cannot be written.
+    tokenizer that GGUF cannot say, TemplateError for a template that is not sound, UsageError and ModelFileError where
+    the file cannot be written.
     """
     file_type = FileType.parse(file_type) if isinstance(file_type, str) else file_type
-    source = _Trained(_as_trained(model, file_type), expand)
+    source = _Trained(_as_trained(model, file_type), expand, chat_template)
     write_source(source, out, file_type, keep=source.calibrated, on_start=on_start, on_bytes=on_bytes)
     chats = "tokenizer.chat_template" in source.metadata
     return Exported(Path(out), source.architecture, plan(source, file_type, source.calibrated), chats)
@@ -91,7 +94,7 @@ class _Trained:
 
     paths: tuple[Path, ...] = ()
 
-    def __init__(self, model: TrainedModel, expand: bool) -> None:
+    def __init__(self, model: TrainedModel, expand: bool, chat_template: str | None) -> None:
         shape = model.shape
         self.name = str(model.info.get("name", "the model"))
         expect_parameters(shape, {name: tuple(t.shape) for name, t in model.tensors.items()}, self.name)
@@ -107,8 +110,8 @@ class _Trained:
         repeat = 1 if expand else shape.repeat
         entries = {"general.architecture": self.architecture, **general_metadata(model.info)}
         entries |= _settings(shape, self.architecture, len(layers), repeat)
-        if model.tokenizer_json is not None:
-            entries |= gguf_tokenizer(model)
+        if model.tokenizer_json is not None or chat_template is not None:
+            entries |= gguf_tokenizer(model, chat_template)
         self.metadata = Metadata(entries, self.name)
 
     def _header(self, name: str) -> Header:

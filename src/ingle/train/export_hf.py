@@ -39,12 +39,20 @@ _FLOATS: dict[str, tuple[str, torch.dtype]] = {
 _WIDTHS_OF_HEADS = ("llama", "arcee")  # whose classes want the heads to divide the width, whatever head_dim says
 
 
-def export_hf(model: TrainedModel, folder: str | os.PathLike[str], file_type: FloatType = "f32") -> Path:
+def export_hf(
+    model: TrainedModel,
+    folder: str | os.PathLike[str],
+    file_type: FloatType = "f32",
+    *,
+    chat_template: str | None = None,
+) -> Path:
     """Write `model` as the folder that `AutoModelForCausalLM` and `AutoTokenizer` open, whole or not at all.
 
-    A folder that is there is replaced if it holds a Hugging Face model or nothing. Returns the folder.
+    A folder that is there is replaced if it holds a Hugging Face model or nothing. `chat_template`: a Jinja text in the
+    place of the model's own or ours. Returns the folder.
     Raises UsageError for another folder, UnsupportedError for a shape that no class has, CheckpointError for tensors
-    that are not the shape's, ModelFileError where the disk does not take it.
+    that are not the shape's, TemplateError for a template that is not sound, ModelFileError where the disk does not
+    take it.
     """
     target = Path(folder)
     if file_type not in _FLOATS:
@@ -58,7 +66,8 @@ def export_hf(model: TrainedModel, folder: str | os.PathLike[str], file_type: Fl
     ends = end_ids(model)
     if ends:
         config |= {"eos_token_id": ends[0] if len(ends) == 1 else ends, "pad_token_id": ends[0]}
-    files = tokenizer_files(model) if model.tokenizer_json is not None else {}
+    speaks = model.tokenizer_json is not None or chat_template is not None
+    files = tokenizer_files(model, chat_template) if speaks else {}
     files["config.json"] = json.dumps(config, indent=1) + "\n"
     files["README.md"] = card(model.shape, model.info)
     try:

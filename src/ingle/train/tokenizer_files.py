@@ -2,7 +2,8 @@
 
 A vocabulary with ChatML tokens gets our chat template, unless the model is known to have learnt no conversations: then
 programs should go on with a text, not answer it. A text ends with <|endoftext|>, a turn with <|im_end|>: both are
-among the tokens at which a generation stops. A model that came from elsewhere keeps the tokens and template it had.
+among the tokens at which a generation stops. A model that came from elsewhere keeps the tokens and template it had. A
+template that is given comes before all of these.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ingle.errors import CheckpointError
 from ingle.text import metadata_from_hf
 from ingle.train.checkpoint import TrainedModel
+from ingle.train.probe_template import expect_chat_template
 
 if TYPE_CHECKING:
     from ingle.train.data.vocabulary import Vocabulary
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["end_ids", "gguf_tokenizer", "tokenizer_files"]
 
 
-def tokenizer_files(model: TrainedModel) -> dict[str, str]:
+def tokenizer_files(model: TrainedModel, chat_template: str | None = None) -> dict[str, str]:
     """File name -> text: tokenizer.json, tokenizer_config.json and generation_config.json.
 
-    Raises CheckpointError where the model has no tokenizer, TokenizerError where it is not sound.
+    `chat_template`: a Jinja text to write in the place of the model's own or ours.
+    Raises CheckpointError where the model has no tokenizer, TokenizerError where it is not sound, TemplateError for a
+    template that is not, or leaves out what people say.
     """
     from ingle.train.data.conversation import CHAT_TEMPLATE
 
@@ -49,6 +53,9 @@ def tokenizer_files(model: TrainedModel) -> dict[str, str]:
     if vocabulary.chat_end_id is not None and model.info.get("chat") is not False:
         settings["chat_template"] = CHAT_TEMPLATE
     settings |= config
+    if chat_template is not None:
+        expect_chat_template(chat_template)
+        settings["chat_template"] = chat_template
     ends = end_ids(model)
     generation = {"eos_token_id": ends[0] if len(ends) == 1 else ends, "pad_token_id": ends[0]}
     return {
@@ -70,10 +77,10 @@ def end_ids(model: TrainedModel) -> list[int]:
     return list(dict.fromkeys(end for end in ends if end is not None))
 
 
-def gguf_tokenizer(model: TrainedModel) -> dict[str, object]:
-    """The `tokenizer.*` keys of a GGUF file. Raises also UnsupportedError for what GGUF cannot say."""
+def gguf_tokenizer(model: TrainedModel, chat_template: str | None = None) -> dict[str, object]:
+    """`tokenizer_files` as the `tokenizer.*` keys of a GGUF file; also UnsupportedError for what GGUF cannot say."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in tokenizer_files(model).items():
+        for name, text in tokenizer_files(model, chat_template).items():
             (Path(folder) / name).write_text(text, "utf-8")
         return metadata_from_hf(Path(folder), model.shape.vocabulary)
 
