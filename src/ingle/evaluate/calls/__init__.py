@@ -1,0 +1,1 @@
+"""API calling: a request, the tools at hand, and the call that should be made, or none."""

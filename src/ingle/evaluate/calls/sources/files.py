@@ -1,0 +1,74 @@
+"""Reading data sets that come from outside: bounded, checked, with one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ingle.errors import DataError
+
+__all__ = ["list_of", "object_of", "read_json", "read_lines", "text_of"]
+
+_MAX_BYTES = 1 << 28  # of a file, unpacked
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value of a file (UTF-8, or Latin-1 where it is not). Raises DataError."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError(f"{path} has more than {_MAX_BYTES} bytes; that is none of the known data sets.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise DataError(f"{path} is not JSON; get the data set anew.") from None
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines file, which may be packed by xz. Raises DataError."""
+    size = 0
+    try:
+        with lzma.open(path, "rb") if path.suffix == ".xz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                size += len(line)
+                if size > _MAX_BYTES:
+                    raise DataError(f"{path} has more than {_MAX_BYTES} bytes; that is none of the known data sets.")
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
+                    raise DataError(f"{path}, line {number}, is not JSON; get the data set anew.") from None
+                yield object_of(record, f"{path.name}, line {number}")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except lzma.LZMAError as error:
+        raise DataError(f"{path} is damaged ({error}); get the data set anew.") from None
+
+
+def object_of(value: object, where: str) -> dict[str, Any]:
+    """`value`, if it is a JSON object. Raises DataError."""
+    if not isinstance(value, dict):
+        raise DataError(f"{where} holds {type(value).__name__}; expected an object.")
+    return value
+
+
+def list_of(value: object, where: str) -> list[Any]:
+    """`value`, if it is a JSON list. Raises DataError."""
+    if not isinstance(value, list):
+        raise DataError(f"{where} holds {type(value).__name__}; expected a list.")
+    return value
+
+
+def text_of(value: object, where: str) -> str:
+    """`value`, if it is a text. Raises DataError."""
+    if not isinstance(value, str):
+        raise DataError(f"{where} holds {type(value).__name__}; expected a text.")
+    return value
