@@ -122,3 +122,22 @@ def test_a_slot_comes_back_after_an_error() -> None:
     with pytest.raises(RuntimeError), slots.lend([1, 2]):
         raise RuntimeError
     fill(slots, [1])
+
+
+def test_all_slots_at_once_are_empty_afterwards() -> None:
+    slots, _ = slots_of(2)
+    fill(slots, [1, 2, 3])
+    with slots.lend_all(), pytest.raises(BackendError, match="in use"), slots.lend([1]):
+        pass
+    assert fill(slots, [1, 2, 3, 4]) == (0, 0)
+
+
+def test_all_slots_at_once_are_refused_while_one_is_lent() -> None:
+    slots, _ = slots_of(3)
+    with slots.lend([1]) as slot:
+        slot.tokens.append(1)
+        with pytest.raises(BackendError, match=r"1 of the model's 3 KV cache slots"), slots.lend_all():
+            pass
+        assert slot.tokens == [1]
+    with slots.lend_all():
+        pass

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
@@ -174,6 +175,16 @@ class Model:
         chosen = np.take_along_axis(logits, following, axis=1)[:, 0]
         logprobs: NDArray[np.float64] = chosen - np.log(np.exp(logits).sum(axis=1))
         return logprobs
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Runner]:
+        """The runner and every slot of its cache, for who computes many sequences together: see `ingle.evaluate`.
+
+        What the slots held for later prompts is forgotten. Raises BackendError while an answer has not ended.
+        """
+        runner, slots = self._open_parts()
+        with slots.lend_all():
+            yield runner
 
     def close(self) -> None:
         """Let go of the memory; unfinished answers end with an error. A second call does nothing."""

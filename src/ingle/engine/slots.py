@@ -68,6 +68,29 @@ class Slots:
         finally:
             slot.busy = False
 
+    @contextmanager
+    def lend_all(self) -> Iterator[None]:
+        """Every slot at once, until the end of the `with`: whoever takes them says what is where. They are empty after.
+
+        Raises BackendError while any slot is lent.
+        """
+        with self._lock:
+            n_busy = sum(slot.busy for slot in self._slots)
+            if n_busy:
+                raise BackendError(
+                    f"{n_busy} of the model's {len(self)} KV cache slots are in use by answers that have not ended; "
+                    "read them to their end, or close() them, before many sequences are computed together."
+                )
+            for slot in self._slots:
+                slot.tokens.clear()
+                slot.n_exact = 0
+                slot.busy = True
+        try:
+            yield
+        finally:
+            for slot in self._slots:
+                slot.busy = False
+
     def _take(self, prompt: Sequence[int], reuse: Reuse) -> Slot:
         free = [slot for slot in self._slots if not slot.busy]
         if not free:
