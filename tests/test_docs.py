@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 import subprocess
@@ -127,6 +128,16 @@ def test_readme_lists_every_family() -> None:
     for family in FAMILIES:
         for name in (family.arch, *family.model_types):
             assert f"`{name}`" in README, f"{name} is not in the README's table of families"
+
+
+def test_the_card_that_the_readme_links_is_that_of_the_bundled_model() -> None:
+    from ingle.engine.model import bundled_model
+
+    (card,) = re.findall(r"\]\((training/[^)]*MODEL_CARD\.md)\)", README)
+    text = (ROOT / card).read_text()
+    data = bundled_model().read_bytes()
+    for fact in (f"`src/ingle/data/{bundled_model().name}`", str(len(data)), hashlib.sha256(data).hexdigest()):
+        assert fact in text.replace(",", ""), f"{card} does not say {fact}"
 
 
 def test_changelog_knows_the_version() -> None:

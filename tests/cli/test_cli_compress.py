@@ -15,9 +15,8 @@ from ingle.gguf import TensorType, open_gguf
 from ingle.train.checkpoint import load_run_model, save_model
 from ingle.train.shape import Shape
 from ingle.train.trainer import train
+from story_teller import STORY_TELLER
 from train.small_runs import config, write_text
-
-BUNDLED = Path(__file__).parents[2] / "src" / "ingle" / "data" / "ingle-stories.gguf"
 
 
 def compress(*words: str | Path) -> tuple[int, str, str]:
@@ -73,7 +72,7 @@ def test_figures_and_a_folder(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_gguf_file_and_texts(tmp_path: Path) -> None:
-    """The bundled model, which is really trained: 4 bits cost something, W8A8 next to nothing."""
+    """A model that is really trained: 4 bits cost something, W8A8 next to nothing."""
     story = "Once upon a time there was a little girl named Lily. She had a red ball and a small dog named Max. "
     more = "One day she went to the park with her mom. They saw a big tree and sat down to eat. Lily was very happy. "
     (tmp_path / "calibrate.txt").write_text("\n<|endoftext|>\n".join([story + more, more]))
@@ -82,7 +81,7 @@ def test_a_gguf_file_and_texts(tmp_path: Path) -> None:
     found = {}
     for scheme, method in (("q4_0", "gptq"), ("w8a8", "rtn")):
         out = tmp_path / f"{scheme}.gguf"
-        found[scheme] = figures(BUNDLED, out, "--scheme", scheme, "--method", method, *texts)
+        found[scheme] = figures(STORY_TELLER, out, "--scheme", scheme, "--method", method, *texts)
     before = found["q4_0"]["loss_before"]
     assert found["w8a8"]["loss_before"] == before
     assert abs(found["w8a8"]["loss_after"] - before) < 0.02
@@ -92,12 +91,12 @@ def test_a_gguf_file_and_texts(tmp_path: Path) -> None:
     with open_gguf(tmp_path / "q4_0.gguf") as file:
         assert file.tensors["blk.3.ffn_down.weight"].type is TensorType.Q4_0
         assert file.tensors["token_embd.weight"].type is TensorType.Q8_0
-    stdout = compress(BUNDLED, tmp_path / "again.gguf", "--scheme", "q4_0", "--method", "gptq", *texts)[1]
+    stdout = compress(STORY_TELLER, tmp_path / "again.gguf", "--scheme", "q4_0", "--method", "gptq", *texts)[1]
     assert "tokens only" in stdout
 
 
 def test_without_text_the_loss_is_not_measured(tmp_path: Path) -> None:
-    stdout = compress(BUNDLED, tmp_path / "m.gguf", "--scheme", "q4_0")[1]
+    stdout = compress(STORY_TELLER, tmp_path / "m.gguf", "--scheme", "q4_0")[1]
     assert "The loss was not measured; --held-out SOURCE measures it." in stdout
 
 
@@ -116,7 +115,7 @@ def test_without_text_the_loss_is_not_measured(tmp_path: Path) -> None:
 def test_what_cannot_be_is_said_in_a_sentence(words: list[str], message: str, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     names = {"T": write_text(tmp_path), "EMPTY": tmp_path / "empty.txt", "MISSING": tmp_path / "missing.txt"}
-    status, stdout, stderr = compress(BUNDLED, tmp_path / "out.gguf", *(names.get(word, word) for word in words))
+    status, stdout, stderr = compress(STORY_TELLER, tmp_path / "out.gguf", *(names.get(word, word) for word in words))
     assert (status, stdout) == (2, "")
     assert message in stderr
     assert stderr.count("\n") == 1
@@ -125,7 +124,7 @@ def test_what_cannot_be_is_said_in_a_sentence(words: list[str], message: str, tm
 
 def test_places_that_cannot_be_written(run: Path, tmp_path: Path) -> None:
     model = tmp_path / "m.gguf"
-    model.write_bytes(BUNDLED.read_bytes())
+    model.write_bytes(STORY_TELLER.read_bytes())
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     for source, out, message in (

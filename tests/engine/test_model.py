@@ -21,6 +21,7 @@ from ingle.errors import (
     TokenizerError,
     UsageError,
 )
+from story_teller import STORY_TELLER
 
 BACKENDS = ["reference", "native"]
 
@@ -47,7 +48,7 @@ def test_load_and_generate(toy: Path, backend: str) -> None:
 def test_a_seed_repeats_whatever_was_asked_before(backend: str) -> None:
     """Also where the processor's matrix tiles round otherwise than its vectors: then reused positions would tell."""
     prompt = "the cat and the dog and the owl went out and then the other cat came in from the garden and sat there"
-    with ingle.load(backend=backend) as model:  # the bundled model is quantised, where roundings show most
+    with ingle.load(STORY_TELLER, backend=backend) as model:  # quantised, where roundings show most
         answers = []
         for before in ("", prompt[:50], prompt, "and"):
             if before:
@@ -275,9 +276,11 @@ def test_a_split_file_gives_what_the_whole_gives(toy: Path, tmp_path: Path) -> N
 
 
 def test_the_bundled_model_is_there_and_speaks() -> None:
-    path = module.bundled_model()
-    assert path.stat().st_size <= 3 << 20
+    assert module.bundled_model().stat().st_size <= 16 << 20
     with ingle.load(backend="reference") as model:
-        text = "".join(token.text for token in model.generate("Once upon a time", max_tokens=24, temperature=0.0))
-    assert text.isascii()
-    assert len(text.split()) > 8
+        answers = [model.generate("Once upon a time", max_tokens=24, temperature=0.0)]
+        answers.append(model.chat(max_tokens=24, temperature=0.0).send("Tell me a story about a dog."))
+        for answer in answers:
+            text = "".join(token.text for token in answer)
+            assert text.isascii()
+            assert len(text.split()) > 8

@@ -1,4 +1,4 @@
-"""What calibration is worth, on the bundled model (really trained) and stories that it has not seen."""
+"""What calibration is worth, on a model that is really trained, and stories that it has not seen."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ingle.train.compress.rows import rows_of_source
 from ingle.train.data.sources import Source
 from ingle.train.data.vocabulary import load_vocabulary
 from ingle.train.load import load_model
+from story_teller import STORY_TELLER
 
 ROOT = Path(__file__).parents[3]
-MODEL = ROOT / "src" / "ingle" / "data" / "ingle-stories.gguf"
 STORIES = ROOT.parent / "shared" / "data" / "text" / "tinystories_train_first2MiB_cased.txt"
 
 
@@ -24,7 +24,7 @@ def test_gptq_gains_on_hqq_and_hqq_on_rounding(tmp_path: Path) -> None:
     text = STORIES.read_text("utf-8").split("<|endoftext|>")
     (tmp_path / "held.txt").write_text("\n<|endoftext|>\n".join(text[:100]))
     (tmp_path / "calibrate.txt").write_text("\n<|endoftext|>\n".join(text[1000:1200]))
-    vocabulary, model = load_vocabulary(MODEL), load_model(MODEL)
+    vocabulary, model = load_vocabulary(STORY_TELLER), load_model(STORY_TELLER)
     held = rows_of_source(Source(str(tmp_path / "held.txt")), vocabulary, 2048, 256, 24)
     calibration = rows_of_source(Source(str(tmp_path / "calibrate.txt")), vocabulary, 2048, 256, 48)
     threads = torch.get_num_threads()
