@@ -74,8 +74,13 @@ class TaskResult:
     """What one task found. The first metric is the one that the task is known by.
 
     item_ids: a name for each item that is the same in every run over the same item, and another for another item: see
-    `item_id`. details: whatever else a reader may want, in JSON's types; "chance" is the score of guessing, where that
-    is known. Raises ValueError where a metric's `values` are not as many as the items.
+    `item_id`. Raises ValueError where a metric's `values` are not as many as the items.
+
+    details: whatever else a reader may want, in JSON's types. These names are understood:
+        "chance": the first metric's score by guessing.
+        "clusters": for each item, in order, the document that it belongs to, where items of one are not independent.
+        "weights": {metric: [a weight for each item]}, where the value is the weighted mean of the items' values.
+        "settings": {name: value} of what this task was measured with and others were not.
     """
 
     task: str
