@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import RLock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class Runner:
         with self.lock:
             self.closed = True
 
-    def forward(self, rows: Rows, wanted: Sequence[int] = ()) -> NDArray[np.float32]:
+    def forward(self, rows: Rows, wanted: Sequence[int] | NDArray[np.integer[Any]] = ()) -> NDArray[np.float32]:
         """Compute rows and give the logits of those with the indices `wanted`: float32 [len(wanted), V].
 
         Keys and values of all rows are in the cache afterwards. With nothing wanted the output matrix is not read.

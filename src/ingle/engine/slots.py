@@ -10,6 +10,7 @@ from threading import RLock
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingle.backends.base import Cache
 from ingle.errors import BackendError
@@ -127,7 +128,7 @@ class Slots:
         return n if reuse == "all" else min(n, slot.n_exact) // self.chunk * self.chunk
 
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix(a: Sequence[int] | NDArray[np.int32], b: Sequence[int] | NDArray[np.int32]) -> int:
     """How many tokens two sequences begin with in common."""
     n = min(len(a), len(b))
     different = np.flatnonzero(np.asarray(a[:n], dtype=np.int64) != np.asarray(b[:n], dtype=np.int64))
