@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
@@ -241,7 +240,7 @@ def load(
 
 def bundled_model() -> Path:
     """The path of the model that comes with the package."""
-    return Path(str(files("ingle") / BUNDLED))
+    return Path(__file__).parent.parent / BUNDLED
 
 
 def _load(

@@ -7,7 +7,7 @@ native one gives the same token for the same logits, seed and step, and is what 
 from __future__ import annotations
 
 import math
-import secrets
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -62,7 +62,7 @@ class SamplingParams:
     def with_seed(self) -> SamplingParams:
         """These, with a seed from the system's randomness where there is none: what can be repeated."""
         # 53 bits: a seed must survive JSON and JavaScript.
-        return self if self.seed is not None else replace(self, seed=secrets.randbits(53))
+        return self if self.seed is not None else replace(self, seed=int.from_bytes(os.urandom(7)) >> 3)
 
 
 def _number(name: str, value: object, low: float, high: float, above: bool = False) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -83,7 +82,7 @@ def write_gguf(
         type_id = gguf.GGMLQuantizationType(tensor.type.id)
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.n_bytes, raw_dtype=type_id)
 
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    partial = target.with_name(f".{target.name}.{os.urandom(4).hex()}.partial")
     try:
         with _disk_errors(target):
             writer.write_header_to_file(partial)

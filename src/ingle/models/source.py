@@ -130,10 +130,10 @@ def open_source(path: str | PathLike[str], extra_metadata: ExtraMetadata | None 
     `extra_metadata` is called for a directory only; a GGUF file carries its tokenizer itself.
     Raises GGUFError, CheckpointError or UnsupportedError.
     """
-    from ingle.models.huggingface import HuggingFaceSource  # which needs the families, and they this module
-
     path = Path(path)
     if path.is_dir():
+        from ingle.models.huggingface import HuggingFaceSource  # which needs the families, and they this module
+
         return HuggingFaceSource(path, extra_metadata)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; expected a GGUF file or a Hugging Face directory.")
