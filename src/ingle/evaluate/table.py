@@ -1,0 +1,159 @@
+"""Results as rows of text, for a terminal or a page: every score with its standard error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ingle.evaluate.compare import Comparison, Report
+from ingle.evaluate.result import EvalResult, Metric, TaskResult
+from ingle.evaluate.statistics import Interval, binomial_stderr, normal_interval, wilson_interval
+
+__all__ = [
+    "Table",
+    "chance_of",
+    "comparison_table",
+    "difference_text",
+    "error_text",
+    "interval_of",
+    "is_share",
+    "markdown",
+    "score_table",
+    "value_text",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text under titles; `left` tells the columns that begin at the left, the others are numbers."""
+
+    titles: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: frozenset[int]
+
+
+def score_table(result: EvalResult) -> Table:
+    """A row for each metric of each task; the task's name, items and time stand in its first row."""
+    rows = []
+    for task in result.results:
+        chance = chance_of(task)
+        for number, metric in enumerate(task.metrics):
+            interval = interval_of(task, metric)
+            share = is_share(metric)
+            rows.append(
+                (
+                    task.task if number == 0 else "",
+                    metric.name,
+                    value_text(metric.value, share),
+                    "" if metric.stderr is None else error_text(metric.stderr, share),
+                    "" if interval is None else _span(interval, share),
+                    value_text(chance, share) if number == 0 and chance is not None else "",
+                    f"{metric.n:,}",
+                    f"{task.seconds:,.1f}" if number == 0 else "",
+                )
+            )
+    titles = ("task", "metric", "score", "± s.e.", "95% interval", "chance", "items", "seconds")
+    return Table(titles, tuple(rows), frozenset((0, 1)))
+
+
+def comparison_table(report: Report) -> Table:
+    """A row for each comparison."""
+    rows = []
+    for row in report.comparisons:
+        share = _in_unit(row)
+        rows.append(
+            (
+                row.task,
+                row.metric,
+                f"{row.n:,}",
+                value_text(row.a, share),
+                value_text(row.b, share),
+                difference_text(row.difference, share),
+                _span(row.interval, share, signed=True),
+                _p(row.p_holm),
+                "" if math.isnan(row.detectable) else error_text(row.detectable, share),
+                row.verdict,
+            )
+        )
+    titles = ("task", "metric", "items", "A", "B", "B - A", "95% interval", "p (Holm)", "could show", "verdict")
+    return Table(titles, tuple(rows), frozenset((0, 1, 9)))
+
+
+def markdown(table: Table) -> str:
+    """The table as Markdown, ending with a newline."""
+    marks = ["---" if column in table.left else "---:" for column in range(len(table.titles))]
+    lines = [table.titles, tuple(marks), *table.rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def is_share(metric: Metric) -> bool:
+    """Whether a metric is a share of right answers, or a score from 0 to 1 like one, and is shown in percent."""
+    return (
+        metric.higher_is_better
+        and -1e-9 <= metric.value <= 1 + 1e-9
+        and all(0 <= value <= 1 or math.isnan(value) for value in metric.values)
+    )
+
+
+def interval_of(task: TaskResult, metric: Metric) -> Interval | None:
+    """The 95% interval of a metric's value; None where it has no standard error.
+
+    Wilson's where the items are independent hits and misses, so that 0% of twenty is not sure to be 0%; else 1.96
+    standard errors each way, for shares within 0 and 1.
+    """
+    if metric.stderr is None or not math.isfinite(metric.stderr) or not math.isfinite(metric.value):
+        return None
+    if not is_share(metric):
+        return normal_interval(metric.value, metric.stderr)
+    known = [value for value in metric.values if not math.isnan(value)]
+    if known and all(value in (0, 1) for value in known):
+        independent = binomial_stderr(sum(known) / len(known), len(known))
+        if math.isclose(metric.stderr, independent, rel_tol=0.02, abs_tol=1e-9):
+            return wilson_interval(sum(known), len(known))
+    found = normal_interval(metric.value, metric.stderr)
+    return Interval(max(0.0, found.low), min(1.0, found.high))
+
+
+def chance_of(task: TaskResult) -> float | None:
+    """The score of guessing, where the task's details have it."""
+    chance = task.details.get("chance")
+    if isinstance(chance, bool) or not isinstance(chance, (int, float)) or not math.isfinite(chance):
+        return None
+    return float(chance)
+
+
+def value_text(value: float, share: bool) -> str:
+    """A value: shares in percent with a digit after the point, others with four digits."""
+    if not math.isfinite(value):
+        return "-" if math.isnan(value) else "infinite"
+    return f"{100 * value:.1f}%" if share else f"{value:,.1f}" if abs(value) >= 1000 else f"{value:#.4g}"
+
+
+def difference_text(value: float, share: bool) -> str:
+    """A difference with its sign: of shares in percentage points."""
+    return f"{100 * value:+.1f}" if share else f"{value:+#.3g}"
+
+
+def error_text(value: float, share: bool) -> str:
+    """An error or a distance, in the unit of the value, without it."""
+    if not math.isfinite(value):
+        return "-"
+    return f"{100 * value:.1f}" if share else f"{value:#.2g}"
+
+
+def _in_unit(row: Comparison) -> bool:
+    return row.higher_is_better and 0 <= row.a <= 1 and 0 <= row.b <= 1
+
+
+def _span(interval: Interval, share: bool, *, signed: bool = False) -> str:
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return "-"
+    if signed:
+        return f"{difference_text(interval.low, share)} .. {difference_text(interval.high, share)}"
+    ends: Sequence[str] = [value_text(end, share).removesuffix("%") for end in (interval.low, interval.high)]
+    return " .. ".join(ends)
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

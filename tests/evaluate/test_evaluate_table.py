@@ -1,0 +1,128 @@
+"""Results as rows of text, and as pictures."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from pathlib import Path
+
+import pytest
+
+from ingle.evaluate.compare import compare
+from ingle.evaluate.result import EvalResult, Metric, ModelInfo, TaskResult
+from ingle.evaluate.statistics import binomial_stderr, wilson_interval
+from ingle.evaluate.table import (
+    comparison_table,
+    difference_text,
+    error_text,
+    interval_of,
+    is_share,
+    markdown,
+    score_table,
+    value_text,
+)
+
+MODEL = ModelInfo("tiny", "tiny.gguf", 1, "aa", "llama", 12_300_000, 8.5)
+
+
+def hits(name: str, right: int, n: int, **details: object) -> TaskResult:
+    values = (1.0,) * right + (0.0,) * (n - right)
+    metric = Metric("acc", right / n, binomial_stderr(right / n, n), n, values=values)
+    return TaskResult(name, (metric,), tuple(map(str, range(n))), 1.5, details=details)
+
+
+def bits(shift: float = 0.0) -> TaskResult:
+    values = tuple(1 + i % 7 / 100 + shift for i in range(30))
+    mean = sum(values) / 30
+    metrics = (Metric("bits_per_byte", mean, 0.012, 30, False, values), Metric("perplexity", 12345.6, None, 30, False))
+    return TaskResult("perplexity", metrics, tuple(map(str, range(30))), 61.0)
+
+
+def test_rows_of_scores() -> None:
+    table = score_table(EvalResult(MODEL, results=(hits("arc", 8, 20, chance=0.25), bits())))
+    assert table.rows == (
+        ("arc", "acc", "40.0%", "11.2", "21.9 .. 61.3", "25.0%", "20", "1.5"),
+        ("perplexity", "bits_per_byte", "1.028", "0.012", "1.005 .. 1.052", "", "30", "61.0"),
+        ("", "perplexity", "12,345.6", "", "", "", "30", ""),
+    )
+    assert markdown(table).splitlines()[:2] == [
+        "| task | metric | score | ± s.e. | 95% interval | chance | items | seconds |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+
+
+def test_rows_of_comparisons() -> None:
+    a = EvalResult(MODEL, results=(hits("arc", 8, 20), bits()))
+    b = EvalResult(MODEL, results=(hits("arc", 18, 20), bits(-0.01)))
+    table = comparison_table(compare(a, b))
+    first, second = table.rows
+    assert first[:6] == ("arc", "acc", "20", "40.0%", "90.0%", "+50.0")
+    assert first[7:] == ("0.002", "35.6", "B is better")
+    assert second[:7] == ("perplexity", "bits_per_byte", "30", "1.028", "1.018", "-0.0100", "-0.0100 .. -0.0100")
+    assert second[7] == "< 0.001"
+    assert all(len(row) == len(table.titles) for row in table.rows)
+
+
+def test_what_is_shown_in_percent() -> None:
+    assert is_share(Metric("acc", 0.5, None, 2, values=(1.0, float("nan"))))
+    assert is_share(Metric("acc", 1.0000000000000002, None, 2))
+    assert not is_share(Metric("kl", 0.5, None, 2, higher_is_better=False))
+    assert not is_share(Metric("score", 0.5, None, 2, values=(-1.0, 2.0)))
+    assert not is_share(Metric("score", 1.5, None, 2))
+    assert not is_share(Metric("acc", float("nan"), None, 0))
+
+
+def test_intervals_of_metrics() -> None:
+    task = hits("arc", 0, 20)
+    assert interval_of(task, task.metrics[0]) == wilson_interval(0, 20)
+    wide = Metric("acc", 0.5, 0.4, 4, values=(1.0, 1.0, 0.0, 0.0))  # the error of clusters, not of items
+    found = interval_of(TaskResult("t", (wide,), tuple("abcd")), wide)
+    assert found is not None
+    assert (found.low, found.high) == (0.0, 1.0)
+    for metric in (Metric("m", 0.5, None, 2), Metric("m", 0.5, float("nan"), 1), Metric("m", float("inf"), 0.1, 2)):
+        assert interval_of(TaskResult("t", (metric,)), metric) is None
+
+
+def test_figures_as_text() -> None:
+    assert [value_text(v, False) for v in (0.0, 1.23456, 123.456, float("inf"), float("nan"))] == [
+        "0.000",
+        "1.235",
+        "123.5",
+        "infinite",
+        "-",
+    ]
+    assert difference_text(-0.0123, True) == "-1.2"
+    assert error_text(float("nan"), True) == "-"
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", data[16:24])
+    return width, height
+
+
+@pytest.mark.parametrize("n_tasks", [0, 1, 2, 12])
+def test_pictures_are_drawn_without_a_warning(n_tasks: int, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from ingle.evaluate.picture import draw_comparison, draw_scores
+
+    strange = (
+        Metric("ppl", float("inf"), None, 3, False),
+        Metric("nothing", float("nan"), float("nan"), 0),
+        Metric("logprob", -3.5, 0.2, 3),
+        Metric("zero", 0.0, 0.0, 3),
+    )
+    tasks = [hits(f"task_{i}", i, 20, chance=0.25) for i in range(n_tasks)]
+    a = EvalResult(MODEL, results=(*tasks, TaskResult("strange", strange)))
+    heights = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for result in (a, EvalResult(MODEL, results=tuple(tasks))):
+            draw_scores(result, tmp_path / "scores.png")
+            heights.append(size_of(tmp_path / "scores.png")[1])
+        b = EvalResult(MODEL, results=(hits("task_0", 18, 20), bits()))
+        draw_comparison(compare(EvalResult(MODEL, results=(hits("task_0", 2, 20), bits())), b), tmp_path / "c.png")
+    assert heights[0] > heights[1] > 100
+    assert size_of(tmp_path / "c.png")[0] > 1000
+    assert sorted(child.name for child in tmp_path.iterdir()) == ["c.png", "scores.png"]
