@@ -20,7 +20,7 @@ from ingle.errors import ContextError, UsageError
 from ingle.models.spec import Spec
 from ingle.text import StopScanner, TextStream, Tokenizer
 
-__all__ = ["CHUNK", "Answer", "Generation", "Progress", "Request", "chunk_rows"]
+__all__ = ["CHUNK", "Answer", "Generation", "Progress", "Request", "Writer", "chunk_rows"]
 
 CHUNK = 512  # most rows of a prompt that are computed in one call: more make nothing faster
 CHUNK_OPERATIONS = 2e12  # about so many multiplications and additions in one call: Ctrl-C is heard between calls
@@ -173,7 +173,7 @@ def _decode(
     runner: Runner, slot: Slot, chunk: int, tokenizer: Tokenizer, request: Request, sampler: Sampler, meter: _Meter
 ) -> Iterator[Token]:
     """The tokens of an answer, computed in a slot that holds a prefix of the prompt."""
-    writer = _Writer(tokenizer, request)
+    writer = Writer(tokenizer, request)
     room = runner.cache.context - len(request.prompt) + 1  # the last token is sampled but never computed
     n_max = room if request.max_tokens is None else min(room, request.max_tokens)
     n_vocab = min(runner.spec.n_vocab, tokenizer.n_vocab)  # some matrices are padded with rows that are no tokens
@@ -213,7 +213,7 @@ def _decode(
             return
 
 
-class _Writer:
+class Writer:
     """Token ids to the text that people see: whole characters, and nothing of a stop string."""
 
     def __init__(self, tokenizer: Tokenizer, request: Request) -> None:
