@@ -1,0 +1,132 @@
+"""The data of a task from local files: which file, which items, and its rows. Nothing is fetched."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ingle.errors import DataError
+from ingle.evaluate.tasks.catalog import TASKS, KnownFile
+from ingle.evaluate.tasks.forms import Converted, Row, convert
+
+__all__ = ["Source", "find_source", "read_rows", "read_source"]
+
+MAX_BYTES = 2**28  # of a file
+MAX_LINE = 2**22  # bytes of a row; RACE's and BoolQ's longest are some KiB
+MAX_ROWS = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the items of a task are. known: the file, where it is one that some project publishes. train: where
+    examples come from, if not from the items themselves."""
+
+    task: str
+    folder: Path
+    file: Path
+    known: KnownFile | None = None
+    train: Path | None = None
+
+    def describe(self, n_items: int) -> str:
+        """Which items these are, in words, where the file has so many."""
+        return f"the {n_items:,} items of the file" if self.known is None else self.known.describe(n_items)
+
+    @property
+    def name(self) -> str:
+        """The file as a person would name it, from the data folder on."""
+        return self.file.relative_to(self.folder).as_posix()
+
+
+def find_source(task: str, folder: Path) -> Source | None:
+    """The file that holds `task`'s items: `<task>.jsonl`, or one that the catalog knows. None where there is none.
+
+    Raises DataError where `folder` is no folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; expected one with the data of the tasks.")
+    entry = TASKS.get(task)
+    own = folder / f"{task}.train.jsonl"
+    train = own if own.is_file() else folder / entry.train if entry is not None and entry.train else None
+    train = train if train is not None and train.is_file() else None
+    files: dict[str, KnownFile | None] = {f"{task}.jsonl": None}
+    files |= {known.path: known for known in (entry.files if entry is not None else ())}
+    for path, known in files.items():
+        if (folder / path).is_file():
+            return Source(task, folder, folder / path, known, train)
+    return None
+
+
+def read_source(source: Source) -> tuple[Converted, list[Row] | None]:
+    """The items in Hugging Face's columns, and the examples that may come before a question if they have a file.
+
+    Raises DataError for files that cannot be read or hold something else.
+    """
+    rows = read_rows(source.file)
+    if source.task == "piqa" and "label" not in rows[0]:
+        rows = _with_labels(rows, source.file)
+    items = convert(source.task, rows, source.name)
+    if source.train is None:
+        return items, None
+    return items, convert(source.task, read_rows(source.train), source.train.name).rows
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The objects of a JSON Lines file, or of a `.json` file that is one array of objects; at least one.
+
+    Raises DataError that names the line.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{path.name} is larger than {MAX_BYTES >> 20} MiB; no task's data is.")
+        rows = _array(path) if path.suffix == ".json" else _lines(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    if not rows:
+        raise DataError(f"{path.name} has no items; expected a JSON object on each line.")
+    return rows
+
+
+def _array(path: Path) -> list[Row]:
+    value = _parse(path.read_bytes(), path.name)
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        raise DataError(f"{path.name} is no array of JSON objects.")
+    return value
+
+
+def _lines(path: Path) -> list[Row]:
+    rows: list[Row] = []
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
+            where = f"{path.name}, line {number}"
+            if len(line) > MAX_LINE:
+                raise DataError(f"{where} has more than {MAX_LINE >> 20} MiB; an item is much shorter.")
+            if not line.strip():
+                continue
+            row = _parse(line, where)
+            if not isinstance(row, dict):
+                raise DataError(f"{where} is {type(row).__name__}; expected a JSON object.")
+            rows.append(row)
+            if len(rows) > MAX_ROWS:
+                raise DataError(f"{path.name} has more than {MAX_ROWS} items; no task has.")
+    return rows
+
+
+def _parse(data: bytes, where: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise DataError(f"{where} is not JSON.") from None
+
+
+def _with_labels(rows: list[Row], path: Path) -> list[Row]:
+    """PIQA as its authors publish it: the labels stand in a second file, one a line."""
+    labels = path.with_name(f"{path.stem}-labels.lst")
+    try:
+        found = labels.read_text().split()
+    except (OSError, UnicodeError):
+        raise DataError(f"{path.name} has no labels, and {labels.name} beside it cannot be read.") from None
+    if len(found) != len(rows) or not set(found) <= {"0", "1"}:
+        raise DataError(f"{labels.name} has {len(found)} labels; expected one, 0 or 1, for each of {len(rows)} items.")
+    return [{**row, "label": int(label)} for row, label in zip(rows, found, strict=True)]
