@@ -2,6 +2,7 @@
 
 nearest          the call of the training request with the most similar words (TF-IDF cosine), arguments and all
 nearest_lexicon  the tool of that request; its arguments are values seen in training that the request's words hold
+description      the tool whose name, description and arguments have the most similar words; no arguments
 majority         the tool called most often in training, of those at hand; no arguments
 abstain          never a call
 
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from ingle.errors import UsageError
 from ingle.evaluate.calls.item import Item
 from ingle.evaluate.calls.values import is_absent
-from ingle.text.tools import CALL_BEGIN, CALL_END, ToolCall
+from ingle.text.tools import CALL_BEGIN, CALL_END, Tool, ToolCall
 
 __all__ = ["BASELINES", "Index", "Lexicon", "baseline", "right_calls", "write_calls"]
 
@@ -39,7 +40,7 @@ def baseline(name: str, train: Sequence[Item], test: Sequence[Item]) -> list[str
     """
     if name not in BASELINES:
         raise UsageError(f"{name!r} is no baseline; expected one of {', '.join(BASELINES)}.")
-    if name != "abstain" and not any(item.expected for item in train):
+    if name not in ("abstain", "description") and not any(item.expected for item in train):
         raise UsageError(f"The baseline {name} learns from items with calls, and got none; give training items.")
     answer = BASELINES[name](train)
     return [answer(item) for item in test]
@@ -108,8 +109,7 @@ class Index:
         weights = {
             word: (1 + math.log(count)) * self._idf.get(word, self._idf_unseen) for word, count in counts.items()
         }
-        length = math.sqrt(sum(weight**2 for weight in weights.values()))
-        return {word: weight / length for word, weight in weights.items()}
+        return _unit(weights)
 
 
 class Lexicon:
@@ -189,6 +189,28 @@ def _threshold(index: Index, train: Sequence[Item]) -> float:
     return threshold
 
 
+def _description(train: Sequence[Item]) -> _Answering:
+    tools = {tool: None for item in train for tool in (_text_of(tool) for tool in item.tools)}
+    n_having = Counter(word for text in tools for word in set(_split(text)))
+    idf = {word: math.log((1 + len(tools)) / (1 + n)) + 1 for word, n in n_having.items()}
+    unseen = math.log(1 + len(tools)) + 1
+
+    def vector(words: Sequence[str]) -> dict[str, float]:
+        return _unit({word: idf.get(word, unseen) for word in words})
+
+    def answer(item: Item) -> str:
+        request = vector(_words(item))
+        best, name = 0.0, None
+        for tool in item.tools:
+            weights = vector(_split(_text_of(tool)))
+            similarity = sum(weight * weights.get(word, 0.0) for word, weight in request.items())
+            if similarity > best:
+                best, name = similarity, tool.name
+        return "" if name is None else write_calls([ToolCall(name, {})])
+
+    return answer
+
+
 def _majority(train: Sequence[Item]) -> _Answering:
     counts = Counter(call.name for item in train for call in item.expected)
 
@@ -207,9 +229,20 @@ def _abstain(train: Sequence[Item]) -> _Answering:
 BASELINES: Final[Mapping[str, Callable[[Sequence[Item]], _Answering]]] = {
     "nearest": partial(_nearest, lexical=False),
     "nearest_lexicon": partial(_nearest, lexical=True),
+    "description": _description,
     "majority": _majority,
     "abstain": _abstain,
 }
+
+
+def _text_of(tool: Tool) -> str:
+    """The name (its parts as words), the description, and the names of the arguments."""
+    return f"{tool.name} {tool.description} {' '.join(tool.parameters.get('properties', ()))}".replace("_", " ")
+
+
+def _unit(weights: Mapping[str, float]) -> dict[str, float]:
+    length = math.sqrt(sum(weight**2 for weight in weights.values()))
+    return {word: weight / length for word, weight in weights.items()}
 
 
 def _words(item: Item) -> list[str]:
