@@ -2,6 +2,7 @@
 
     IngleError
     ├── UsageError            an argument or option cannot be what it is
+    │   └── GrammarError      a grammar or schema cannot be followed
     ├── ModelFileError        a model file cannot be used
     │   ├── GGUFError         the bytes are not a sound GGUF file
     │   ├── CheckpointError   a Hugging Face directory is incomplete or unsound
@@ -26,6 +27,7 @@ __all__ = [
     "ContextError",
     "DataError",
     "GGUFError",
+    "GrammarError",
     "IngleError",
     "MemoryLimitError",
     "ModelFileError",
@@ -43,6 +45,10 @@ class IngleError(Exception):
 
 class UsageError(IngleError, ValueError):
     """An argument or option has a value that cannot work."""
+
+
+class GrammarError(UsageError):
+    """A grammar or a schema that answers are to follow cannot be followed."""
 
 
 class ModelFileError(IngleError):

@@ -58,6 +58,10 @@ _TURN_MARKERS = _END_MARKERS | {
 }
 
 
+#: What marks calls in an answer. Some converters made control tokens of them; then no program would find the calls.
+_CALL_MARKERS = frozenset({"<tool_call>", "</tool_call>"})
+
+
 class TokenType(IntEnum):
     """`tokenizer.ggml.token_type`, numbered as in SentencePiece's model file."""
 
@@ -150,6 +154,9 @@ class Vocabulary:
         for marker in _TURN_MARKERS & ids.keys():
             if types[ids[marker]] == TokenType.USER_DEFINED:
                 types[ids[marker]] = TokenType.CONTROL
+        for marker in _CALL_MARKERS & ids.keys():
+            if types[ids[marker]] == TokenType.CONTROL:
+                types[ids[marker]] = TokenType.USER_DEFINED
         ends = {eos_id, _special_id(metadata, "eot", types, None), _special_id(metadata, "eom", types, None)}
         ends |= {ids[m] for m in _END_MARKERS & ids.keys() if types[ids[m]] == TokenType.CONTROL}
         return cls(

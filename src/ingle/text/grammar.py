@@ -1,0 +1,290 @@
+"""Grammars: what an answer may be, and which tokens may come next so that it becomes that.
+
+A `Grammar` is about text, and belongs to no model. Its `matcher` for a model's tokenizer says, after each token, which
+tokens can follow; with all others masked, whatever is drawn is a text of the grammar, up to where it is cut off. The
+parsing is llguidance's (MIT; Earley over derivatives of regular expressions). Where the grammar leaves no choice of
+text the mask has one token, the tokenizer's own: a model is never led to a spelling that it has not been taught.
+
+JSON is written as `json.dumps` and chat templates do: ", " and ": ", nothing else between values, letters as they are.
+Object keys come in the order of their schema. JSON Schema, as far as llguidance has it: draft 2020-12 but for `not`,
+`if`, `dependentSchemas`, `uniqueItems`, `contains`, `propertyNames`, look-arounds in patterns, and references to other
+documents.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingle.errors import GrammarError
+from ingle.text.tools import CALL_BEGIN, CALL_END, Tool
+from ingle.text.trie import trie_of
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLParserLimits
+
+    from ingle.text.tokenizer import Tokenizer
+
+__all__ = ["Grammar", "Matcher"]
+
+MAX_CHARACTERS = 1 << 22  # of a grammar: tools of 2^20, and their names once more
+MAX_DEPTH = 100  # of values within values in a schema; llguidance reads 128
+MAX_PROPERTIES = 1024  # of one object: optional ones take time in the square of their number
+
+#: Separators, and an escape only where JSON has to have one.
+_AS_DUMPS: dict[str, Any] = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+
+_TEXT = r"/(?s:.*)/ & ~/(?s:.*)<\/?tool_call>(?s:.*)/"
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """A set of texts. Make one with `json_schema`, `regex`, `lark` or `tool_calls`; equal sources are equal grammars.
+
+    spaced: the same texts, each with and without a space before it, for tokenizers that put one there.
+    warnings: what in the schemas of tools the grammar does not hold answers to.
+    """
+
+    source: str
+    spaced: str = field(repr=False, compare=False)
+    warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, Any]) -> Grammar:
+        """The JSON values of a schema ({} is any). Raises GrammarError for what cannot be a grammar."""
+        return _checked(f"start: {_json_rule(schema, 'The schema')}", "The schema")
+
+    @classmethod
+    def regex(cls, pattern: str) -> Grammar:
+        """The texts that a regular expression matches from end to end (in the syntax of Rust: no look-around)."""
+        from llguidance import regex_to_lark
+
+        _check_size(pattern, "The regular expression")
+        return _checked(f"start: /{regex_to_lark(pattern, '')}/", "The regular expression")
+
+    @classmethod
+    def lark(cls, text: str) -> Grammar:
+        """The texts of a context-free grammar in the words of Lark, as llguidance reads it; it begins at `start`."""
+        return _checked(text, "The grammar")
+
+    @classmethod
+    def tool_calls(
+        cls, tools: Sequence[Tool], mode: Literal["auto", "required", "none"] = "auto", many: bool = False
+    ) -> Grammar:
+        """Answers of a model that has these tools.
+
+        "auto": a text without call markup, or a call. "required": a call. "none": a text. A call is
+        <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call> with a tool's name and arguments by its schema;
+        `many` allows several, a line break between them. Other arguments than a schema has are not allowed, unless it
+        says so itself; what of it cannot be enforced is left to the model, and told in `warnings`.
+        Raises GrammarError for a schema that cannot be a grammar, and for "required" without tools.
+        """
+        if mode not in ("auto", "required", "none"):
+            raise GrammarError(f"The mode of tool calls is {mode!r}; expected 'auto', 'required' or 'none'.")
+        if mode == "required" and not tools:
+            raise GrammarError("A call is required, but there are no tools; give at least one.")
+        if mode == "none" or not tools:
+            return _checked(f"start: TEXT\nTEXT: {_TEXT}\n", "The grammar")
+        rules = [_call_rule(number, tool) for number, tool in enumerate(tools)]
+        start = "calls" if mode == "required" else "TEXT | calls"
+        calls = 'first ("\\n" more)*' if many else "first"
+        one_of = "(" + " | ".join(f"tool_{number}" for number in range(len(tools))) + ")"
+        begin = json.dumps(f'{CALL_BEGIN}\n{{"name": ')
+        lines = [
+            f"start: {start}",
+            *([f"TEXT: {_TEXT}"] if mode == "auto" else []),
+            f"calls: {calls}",
+            f"first: SPACE_BEGIN {one_of} END",
+            *([f"more: BEGIN {one_of} END"] if many else []),
+            *rules,
+            f"BEGIN: {begin}" if many else "",
+            f"END: {json.dumps(f'}}{chr(10)}{CALL_END}')}",
+        ]
+        source = "\n".join([*lines, f"SPACE_BEGIN: {begin}", ""])
+        # The space is a part of the call's first lexeme: alone, it would be the beginning of a text.
+        spaced = "\n".join([*lines, f'SPACE_BEGIN: " "? {begin}', ""])
+        try:
+            return _checked(source, "The grammar of the tools", spaced)
+        except GrammarError:
+            for tool in tools:
+                _checked(f"start: {_call_rule(0, tool).partition(': ')[2]}", f"The tool {tool.name}")
+            raise
+
+    def matcher(self, tokenizer: Tokenizer, *, continuation: bool = False) -> Matcher:
+        """Follows one answer. continuation: its first space belongs to it, also where the tokenizer puts one there.
+
+        Raises GrammarError for a tokenizer without an end token.
+        """
+        from llguidance import LLMatcher
+
+        source = self.spaced if tokenizer.space_prefix and not continuation else self.source
+        matcher = LLMatcher(trie_of(tokenizer), source, log_level=0, limits=_limits())
+        return Matcher(matcher, tokenizer)
+
+
+class Matcher:
+    """Where an answer stands in a grammar. For one thread at a time."""
+
+    def __init__(self, matcher: LLMatcher, tokenizer: Tokenizer) -> None:
+        """Most people want `Grammar.matcher`."""
+        self._matcher = matcher
+        self._tokenizer = tokenizer
+        self._ended = False
+        self._expect_sound()
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Which tokens may come next, bool [n_vocab]; end tokens only where the grammar is complete.
+
+        Raises GrammarError when the answer has ended, and where the grammar turns out to be too complex to follow.
+        """
+        if self._ended:
+            raise GrammarError("The answer has ended, so no token may follow; begin with a new matcher.")
+        if self._is_full:
+            mask = np.zeros(self._tokenizer.n_vocab, np.bool_)
+            mask[list(self._tokenizer.eog_ids)] = True
+            return mask
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._expect_sound()
+        return np.unpackbits(bits, count=self._tokenizer.n_vocab, bitorder="little").view(np.bool_)
+
+    def advance(self, token_id: int) -> None:
+        """The next token is this. Raises GrammarError for one that the mask does not have; nothing is then changed."""
+        ends = token_id in self._tokenizer.eog_ids
+        fits = not self._ended and (ends if self._is_full else self._matcher.try_consume_tokens([token_id]) == 1)
+        if not fits:
+            self._expect_sound()
+            raise GrammarError(f"Token {token_id} cannot follow by the grammar; choose one that its mask allows.")
+        self._ended = ends
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer so far is a text of the grammar."""
+        return self._ended or self._matcher.is_accepting()
+
+    def forced(self) -> list[int]:
+        """The tokens that must come next whatever is drawn, often none. An end token is never among them."""
+        ahead = self._matcher.deep_copy()
+        ids: list[int] = []
+        # One at a time, as `mask` would: what follows may be cut into tokens otherwise once the first one stands.
+        while not ahead.is_stopped() and (found := ahead.compute_ff_tokens()):
+            if found[0] in self._tokenizer.eog_ids or not ahead.consume_token(found[0]):
+                break
+            ids.append(found[0])
+        return ids
+
+    def copy(self) -> Matcher:
+        """One that goes on from here by itself."""
+        copy = Matcher(self._matcher.deep_copy(), self._tokenizer)
+        copy._ended = self._ended
+        return copy
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether nothing but the end can follow: then llguidance follows no further."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    def _expect_sound(self) -> None:
+        if self._matcher.is_error():
+            raise GrammarError(f"The grammar cannot be followed ({_reason(self._matcher.get_error())}); simplify it.")
+
+
+def _limits() -> LLParserLimits:
+    from llguidance import LLParserLimits
+
+    # States are 1 to 2 kB each; the rest are the defaults, some milliseconds of work a token.
+    return LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+
+
+def _checked(source: str, what: str, spaced: str | None = None) -> Grammar:
+    """The grammar, if it is one."""
+    from llguidance import LLMatcher
+
+    _check_size(source, what)
+    is_error, messages = LLMatcher.validate_grammar_with_warnings(source, limits=_limits())
+    if is_error:
+        raise GrammarError(f"{what} cannot be a grammar ({_reason(messages[0])}); correct or simplify it.")
+    if spaced is None:
+        parts = [{"lark_grammar": 'start: " "? @body'}, {"name": "body", "lark_grammar": source}]
+        spaced = json.dumps({"grammars": parts})
+    return Grammar(source, spaced, tuple(dict.fromkeys(map(_reason, messages))))
+
+
+def _check_size(text: str, what: str) -> None:
+    if not isinstance(text, str):
+        raise GrammarError(f"{what} is {type(text).__name__}; expected a text.")
+    if len(text) > MAX_CHARACTERS:
+        raise GrammarError(f"{what} has {len(text)} characters; expected at most {MAX_CHARACTERS}.")
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise GrammarError(f"{what} has characters that no text can hold (NUL, or half of a pair); take them out.")
+
+
+def _call_rule(number: int, tool: Tool) -> str:
+    """The rule of one tool: its name, and arguments by its schema."""
+    where = f"The tool {tool.name}"
+    name = json.dumps(json.dumps(tool.name, ensure_ascii=False) + ', "arguments": ')
+    schema = tool.parameters if _has_all_of(tool.parameters) else _closed(tool.parameters)
+    return f"tool_{number}: {name} {_json_rule(schema, where, lenient=True)}"
+
+
+def _json_rule(schema: Mapping[str, Any], what: str, *, lenient: bool = False) -> str:
+    if not isinstance(schema, Mapping):
+        raise GrammarError(f"{what} is {type(schema).__name__}; expected an object, a JSON Schema.")
+    _check_schema(schema, what, 0)
+    try:
+        return "%json " + json.dumps({**schema, "x-guidance": {**_AS_DUMPS, "lenient": lenient}}, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise GrammarError(f"{what} has something in it that JSON cannot hold; correct it.") from None
+
+
+def _check_schema(value: object, what: str, depth: int) -> None:
+    """Raise GrammarError for a schema that would take too long to read."""
+    if depth > MAX_DEPTH:
+        raise GrammarError(f"{what} has values deeper than {MAX_DEPTH} levels; make it simpler.")
+    if isinstance(value, Mapping):
+        properties = value.get("properties")
+        if isinstance(properties, Mapping) and len(properties) > MAX_PROPERTIES:
+            raise GrammarError(
+                f"{what} has an object with {len(properties)} properties; {MAX_PROPERTIES} are the most."
+            )
+        for item in value.values():
+            _check_schema(item, what, depth + 1)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_schema(item, what, depth + 1)
+
+
+def _closed(schema: Any) -> Any:
+    """The schema with no further properties allowed in objects that name some, unless they say so themselves."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    closed = {
+        key: {name: _closed(item) for name, item in value.items()}
+        if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping)
+        else _closed(value)
+        if key in ("items", "prefixItems", "anyOf", "oneOf", "additionalProperties")
+        else value
+        for key, value in schema.items()
+    }
+    if "properties" in closed and not {"patternProperties", "anyOf", "oneOf", "$ref"} & closed.keys():
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
+def _has_all_of(schema: object) -> bool:
+    """Whether schemas are joined somewhere: closing one of them would shut the others' properties out."""
+    if isinstance(schema, Mapping):
+        return "allOf" in schema or any(map(_has_all_of, schema.values()))
+    return isinstance(schema, list | tuple) and any(map(_has_all_of, schema))
+
+
+def _reason(message: str) -> str:
+    """What llguidance says, on one line."""
+    line = " ".join(message.replace("<non-verbose/>", "").split())
+    return line.rpartition("error: ")[2].strip().rstrip(".")[:200]
