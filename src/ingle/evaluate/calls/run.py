@@ -1,0 +1,210 @@
+"""A model on API-calling items: prompts by its chat template, greedy answers, free and within the tools' grammar."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Literal, TypeAlias, get_args
+
+from ingle.engine.model import Model
+from ingle.errors import GrammarError, UsageError
+from ingle.evaluate.batch import generate
+from ingle.evaluate.calls.item import Item
+from ingle.evaluate.calls.score import ItemScore, metrics, score
+from ingle.evaluate.result import TaskResult, item_id
+from ingle.text.grammar import Grammar
+
+__all__ = ["MAX_TOKENS", "GrammarChoice", "result_of", "run_calls"]
+
+GrammarChoice: TypeAlias = Literal["none", "schema", "both"]
+Progress: TypeAlias = Callable[[str, int, int], None]  # (task, done, total)
+
+MAX_TOKENS = 256  # of an answer
+_MAX_SHOWN = 20  # failing items, and kinds of confusion
+_MAX_TEXT = 500  # characters of an answer, request or reason that are shown
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """An item, what was answered (None: its prompt did not fit), and whether the answer was cut at `MAX_TOKENS`."""
+
+    item: Item
+    answer: str | None
+    is_cut: bool = False
+
+
+def run_calls(
+    model: Model,
+    items: Sequence[Item],
+    *,
+    grammar: GrammarChoice = "both",
+    limit: int | None = None,
+    on_progress: Progress | None = None,
+) -> list[TaskResult]:
+    """Ask the model for the calls of all items, and score them: a result for each source, and one of all together.
+
+    grammar: "none" = answers as the model likes, in results named calls_<source>; "schema" = answers that are a text
+    without calls or calls that obey the schemas of the item's tools, in calls_<source>+grammar; "both" = one of each.
+    limit: so many items of each source, from its first. on_progress(task, done, total): told as answers are made; what
+    it raises ends the run.
+
+    An item whose prompt the context does not hold counts as wrong in every figure.
+    Raises UsageError for arguments that cannot be, and for a model whose chat template has no place for tools.
+    """
+    if grammar not in get_args(GrammarChoice):
+        raise UsageError(f"grammar is {grammar!r}; expected one of {', '.join(get_args(GrammarChoice))}.")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise UsageError(f"limit is {limit!r}; expected a whole number of 1 or more.")
+    if not items:
+        raise UsageError("There are no API-calling items; give at least one.")
+    if not model.template.takes_tools:
+        raise UsageError(
+            f"The chat template of {model.name} has no place for tools; evaluate a model that was taught to call them."
+        )
+    by_source: dict[str, list[Item]] = {}
+    for item in items:
+        by_source.setdefault(item.source, []).append(item)
+    # All prompts before any answer: a conversation that the template refuses is told at once.
+    prompts = {source: [_prompt(model, item) for item in chosen[:limit]] for source, chosen in by_source.items()}
+    results: list[TaskResult] = []
+    for constrained in {"none": (False,), "schema": (True,), "both": (False, True)}[grammar]:
+        suffix = "+grammar" if constrained else ""
+        everything: list[_Answered] = []
+        notes: list[str] = []
+        began = perf_counter()
+        for source, ids in prompts.items():
+            task, started = f"calls_{source}{suffix}", perf_counter()
+            chosen = by_source[source][:limit]
+            grammars, told = _grammars(chosen) if constrained else (None, [])
+            if len(chosen) < len(by_source[source]):
+                told.append(f"The first {len(chosen):,} of {len(by_source[source]):,} items only.")
+            answered = _answers(model, task, chosen, ids, grammars, on_progress)
+            results.append(_result(task, answered, constrained, perf_counter() - started, told))
+            everything += answered
+            notes += [f"{source}: {note}" for note in told]
+        if len(prompts) > 1:
+            results.append(_result(f"calls{suffix}", everything, constrained, perf_counter() - began, notes))
+    return results
+
+
+def result_of(task: str, items: Sequence[Item], answers: Sequence[str]) -> TaskResult:
+    """The result of answers made elsewhere, such as those of a baseline."""
+    return _result(task, [_Answered(*row) for row in zip(items, answers, strict=True)], None, 0.0, [])
+
+
+def _prompt(model: Model, item: Item) -> list[int]:
+    return model.template.encode_chat(item.messages, tools=[tool.as_openai() for tool in item.tools])
+
+
+def _grammars(items: Sequence[Item]) -> tuple[list[Grammar | None], list[str]]:
+    """The grammar of each item's tools, None where there can be none, and a note about those.
+
+    Several calls are allowed where any item of the source expects several: an application knows whether it takes them.
+    """
+    many = any(len(item.expected) > 1 for item in items)
+    known: dict[str, Grammar | None] = {}
+    reasons: Counter[str] = Counter()
+    found = []
+    for item in items:
+        tools = sorted(item.tools, key=lambda tool: tool.name)  # the same tools in another order are the same grammar
+        key = json.dumps([tool.as_openai() for tool in tools], sort_keys=True)
+        if key not in known:
+            try:
+                known[key] = Grammar.tool_calls(tools, many=many)
+            except GrammarError as error:
+                known[key] = None
+                reasons[str(error)] += 1
+        found.append(known[key])
+    free = sum(grammar is None for grammar in found)
+    if not free:
+        return found, []
+    return found, [f"{free:,} items were answered without a grammar. {reasons.most_common(1)[0][0]}"]
+
+
+def _answers(
+    model: Model,
+    task: str,
+    items: Sequence[Item],
+    prompts: Sequence[Sequence[int]],
+    grammars: Sequence[Grammar | None] | None,
+    on_progress: Progress | None,
+) -> list[_Answered]:
+    fit = [i for i, ids in enumerate(prompts) if len(ids) < model.context]
+    n_unfit = len(items) - len(fit)
+
+    def progress(done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(task, n_unfit + done, len(items))
+
+    answered = [_Answered(item, None) for item in items]
+    made = generate(
+        model,
+        [prompts[i] for i in fit],
+        max_tokens=MAX_TOKENS,
+        stop=model.template.stops,
+        grammars=None if grammars is None else [grammars[i] for i in fit],
+        continuation=False,
+        on_progress=progress,
+    )
+    for i, answer in zip(fit, made, strict=True):
+        answered[i] = _Answered(items[i], answer.text, answer.finish_reason == "length")
+    return answered
+
+
+def _result(
+    task: str, answered: Sequence[_Answered], constrained: bool | None, seconds: float, notes: Sequence[str]
+) -> TaskResult:
+    """constrained: None where no model was asked."""
+    scores = [score(each.item, each.answer) for each in answered]
+    n_unfit, n_cut = sum(each.answer is None for each in answered), sum(each.is_cut for each in answered)
+    told = list(notes)
+    if n_unfit:
+        told.append(
+            f"{n_unfit:,} of {len(answered):,} prompts are longer than the context and count as wrong; "
+            "load the model with a larger context."
+        )
+    if n_cut:
+        told.append(
+            f"{n_cut:,} of {len(answered):,} answers were cut at {MAX_TOKENS} tokens or where the context ends."
+        )
+    settings = {} if constrained is None else {"grammar": "schema" if constrained else "none", "max_tokens": MAX_TOKENS}
+    details: dict[str, Any] = {
+        "settings": settings,
+        "items": len(answered),
+        "items_without_tool": sum(not s.expected for s in scores),
+        "prompts_too_long": n_unfit,
+        "answers_cut": n_cut,
+        "arguments": {
+            name: sum(getattr(s, f"n_{name}") for s in scores if s.expected) for name in ("right", "given", "due")
+        },
+        "confusion": _confusion(scores),
+        "failures": _failures(answered, scores),
+    }
+    ids = tuple(item_id(each.item.id, json.dumps(each.item.to_dict(), sort_keys=True)) for each in answered)
+    return TaskResult(task, metrics(scores), ids, seconds, tuple(told), details)
+
+
+def _confusion(scores: Iterable[ItemScore]) -> list[dict[str, Any]]:
+    """What was called in place of what, the most frequent first."""
+    counts = Counter((", ".join(s.expected), ", ".join(s.called)) for s in scores if not s.intent)
+    return [
+        {"expected": expected[:_MAX_TEXT], "called": called[:_MAX_TEXT], "n": n}
+        for (expected, called), n in counts.most_common(_MAX_SHOWN)
+    ]
+
+
+def _failures(answered: Sequence[_Answered], scores: Sequence[ItemScore]) -> list[dict[str, Any]]:
+    """The first items that went wrong, and how."""
+    wrong = [(each, s) for each, s in zip(answered, scores, strict=True) if not s.structure]
+    return [
+        {
+            "id": each.item.id,
+            "request": str(each.item.messages[-1].get("content"))[:_MAX_TEXT],
+            "answer": None if each.answer is None else each.answer[:_MAX_TEXT],
+            "reason": s.reason[:_MAX_TEXT],
+        }
+        for each, s in wrong[:_MAX_SHOWN]
+    ]
