@@ -23,19 +23,44 @@ if TYPE_CHECKING:
     from ingle.engine.sampling import SamplingParams as SamplingParams
     from ingle.engine.token import Stats as Stats
     from ingle.engine.token import Token as Token
+    from ingle.text.grammar import Grammar as Grammar
+    from ingle.text.tools import Tool as Tool
+    from ingle.text.tools import ToolCall as ToolCall
+    from ingle.text.tools import find_calls as find_calls
+    from ingle.text.tools import read_tools as read_tools
 
 __version__ = "0.1.0"
 
-__all__ = ["Chat", "Generation", "Model", "SamplingParams", "Stats", "Token", "__version__", "errors", "load"]
+__all__ = [
+    "Chat",
+    "Generation",
+    "Grammar",
+    "Model",
+    "SamplingParams",
+    "Stats",
+    "Token",
+    "Tool",
+    "ToolCall",
+    "__version__",
+    "errors",
+    "find_calls",
+    "load",
+    "read_tools",
+]
 
 _HOME = {
     "Chat": "ingle.engine.chat",
     "Generation": "ingle.engine.generate",
+    "Grammar": "ingle.text.grammar",
     "Model": "ingle.engine.model",
     "SamplingParams": "ingle.engine.sampling",
     "Stats": "ingle.engine.token",
     "Token": "ingle.engine.token",
+    "Tool": "ingle.text.tools",
+    "ToolCall": "ingle.text.tools",
+    "find_calls": "ingle.text.tools",
     "load": "ingle.engine.model",
+    "read_tools": "ingle.text.tools",
 }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 from ingle.engine.generate import Answer, Generation
 from ingle.engine.slots import common_prefix
 from ingle.errors import UsageError
+from ingle.text.tools import Tool, tools_text
 
 if TYPE_CHECKING:
     from ingle.engine.model import Model, Options
@@ -23,15 +24,27 @@ Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content":
 class Chat:
     """A conversation with a model, by the model's chat template.
 
+    Tools are told to the model by its template; where that knows none, the system message tells them in general words
+    (see `tools_text`). Its calls are a part of its answers: `find_calls` finds them there, and `Grammar.tool_calls` as
+    the option `grammar` holds them to the tools' schemas.
+
     Each turn computes only what is new: the cache is continued with the answer's tokens exactly as they were sampled,
     where a template writes earlier answers as they were. An answer that is cut short stays in the history as far as it
     came; if nothing came, the question is not in it either.
     """
 
-    def __init__(self, model: Model, system: str | None = None, **options: Unpack[Options]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        system: str | None = None,
+        *,
+        tools: Sequence[Tool] | None = None,
+        **options: Unpack[Options],
+    ) -> None:
         """`options` hold for every answer. A seed is stepped by one each turn, so that turns differ and repeat."""
         self.model = model
         self.system = system
+        self.tools = tuple(tools or ())
         self.options = options
         self._turns: list[Message] = []
         self._said: _Said | None = None
@@ -80,7 +93,7 @@ class Chat:
         stop = merged.get("stop", ())
         merged["stop"] = [*([stop] if isinstance(stop, str) else stop), *model.template.stops]
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        encoded: list[int] = model.template.encode_chat([*system, *turns])
+        encoded = self._encode([*system, *turns])
         prompt = self._as_sampled([*system, *turns], encoded)
 
         def on_end(answer: Answer) -> None:
@@ -99,6 +112,18 @@ class Chat:
         self._n_sent += 1
         return generation
 
+    def _encode(self, messages: list[Message]) -> list[int]:
+        """The tokens of a conversation, with its tools, up to where the next answer begins."""
+        template = self.model.template
+        if not self.tools or template.takes_tools:
+            return template.encode_chat(messages, tools=[tool.as_openai() for tool in self.tools] or None)
+        told = tools_text(self.tools)
+        if messages[0]["role"] == "system":
+            return template.encode_chat(
+                [{**messages[0], "content": f"{messages[0]['content']}\n\n{told}"}, *messages[1:]]
+            )
+        return template.encode_chat([{"role": "system", "content": told}, *messages])
+
     def _as_sampled(self, messages: list[Message], encoded: list[int]) -> list[int]:
         """The tokens of a conversation up to where the next answer begins; `encoded` are those that its text gives.
 
@@ -115,7 +140,7 @@ class Chat:
         answer = said.messages[-1]["content"]
         other = [dict(message) for message in messages]
         other[len(said.messages) - 1]["content"] = "b" if answer.endswith("a") else "a"
-        end = len(encoded) - _common_suffix(encoded, self.model.template.encode_chat(other))
+        end = len(encoded) - _common_suffix(encoded, self._encode(other))
         if end < n_prompt or self.model.tokenizer.decode(encoded[n_prompt:end]).strip() != answer.strip():
             return encoded
         return [*said.prompt, *said.answer, *encoded[end:]]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from ingle.engine.token import FinishReason, Stats, Token
 from ingle.errors import ContextError, UsageError
 from ingle.models.spec import Spec
 from ingle.text import StopScanner, TextStream, Tokenizer
+
+if TYPE_CHECKING:
+    from ingle.text.grammar import Grammar, Matcher
 
 __all__ = ["CHUNK", "Answer", "Generation", "Progress", "Request", "Writer", "chunk_rows"]
 
@@ -43,6 +47,7 @@ class Request:
 
     max_tokens: None = as many as the context has room for. stop: strings the answer ends before. ignore_eos: go on
     where the model would end. on_prefill: told after each computed chunk of the prompt; what it raises ends the answer.
+    grammar: what the answer must be; cut off by max_tokens it is the beginning of that. None = anything.
     continuation: the answer goes on in the prompt's text, so a space between the two belongs to it.
     exact: the answer is to be the same whatever the cache holds; see `Slots`.
     on_end: called once when the answer has ended or was cut short, before its last token is given.
@@ -54,6 +59,7 @@ class Request:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     on_prefill: Progress | None = None
+    grammar: Grammar | None = None
     continuation: bool = True
     exact: bool = False
     on_end: Callable[[Answer], None] | None = None
@@ -64,6 +70,8 @@ class Request:
             raise UsageError(f"max_tokens is {self.max_tokens}; expected 1 or more.")
         if not all(self.stop):
             raise UsageError("A stop string is empty; expected at least one character.")
+        if self.grammar is not None and self.ignore_eos:
+            raise UsageError("ignore_eos goes on after the end, where a grammar allows nothing; give one of them.")
         if not self.prompt:
             raise UsageError("The prompt is empty and the model has no token to begin a text with; give some text.")
         if not 0 <= min(self.prompt) <= max(self.prompt) < spec.n_vocab:
@@ -87,13 +95,15 @@ class Generation(Iterator[Token]):
     """
 
     def __init__(self, runner: Runner, slots: Slots, tokenizer: Tokenizer, request: Request, began: float) -> None:
-        """`began`: when the person asked, by `perf_counter`. Raises what `Request.check` raises."""
+        """`began`: when the person asked, by `perf_counter`. Raises what `Request.check` and `Grammar.matcher` do."""
         request.check(runner.spec, runner.cache.context)
+        grammar = request.grammar
+        matcher = None if grammar is None else grammar.matcher(tokenizer, continuation=request.continuation)
         self.prompt_tokens = tuple(request.prompt)
         self.params = request.params.with_seed()
         self._meter = _Meter(Stats(prompt_tokens=len(request.prompt), cached_tokens=0), began)
         # A function and not a method: without a cycle, dropping the Generation closes it at once and frees its slot.
-        self._tokens = _generate(runner, slots, tokenizer, request, Sampler(self.params), self._meter)
+        self._tokens = _generate(runner, slots, tokenizer, request, Sampler(self.params), matcher, self._meter)
 
     @property
     def stats(self) -> Stats:
@@ -146,13 +156,19 @@ class _Said:
 
 
 def _generate(
-    runner: Runner, slots: Slots, tokenizer: Tokenizer, request: Request, sampler: Sampler, meter: _Meter
+    runner: Runner,
+    slots: Slots,
+    tokenizer: Tokenizer,
+    request: Request,
+    sampler: Sampler,
+    matcher: Matcher | None,
+    meter: _Meter,
 ) -> Generator[Token, None, None]:
     said = _Said()
     last = None
     try:
         with slots.lend(request.prompt, "exact" if request.exact else "all") as slot:
-            for token in _decode(runner, slot, slots.chunk, tokenizer, request, sampler, meter):
+            for token in _decode(runner, slot, slots.chunk, tokenizer, request, sampler, matcher, meter):
                 said.text.append(token.text)
                 said.finish_reason = token.finish_reason
                 if token.finish_reason != "eos":
@@ -170,7 +186,14 @@ def _generate(
 
 
 def _decode(
-    runner: Runner, slot: Slot, chunk: int, tokenizer: Tokenizer, request: Request, sampler: Sampler, meter: _Meter
+    runner: Runner,
+    slot: Slot,
+    chunk: int,
+    tokenizer: Tokenizer,
+    request: Request,
+    sampler: Sampler,
+    matcher: Matcher | None,
+    meter: _Meter,
 ) -> Iterator[Token]:
     """The tokens of an answer, computed in a slot that holds a prefix of the prompt."""
     writer = Writer(tokenizer, request)
@@ -190,7 +213,10 @@ def _decode(
             resumed = perf_counter()
             logits = runner.forward(Rows.of_slot(slot.index, len(slot.tokens), history[-1:]), [0])
             slot.tokens.append(history[-1])
-        sample = sampler.sample(logits[0, :n_vocab], history)
+        allowed = None if matcher is None else matcher.mask()[:n_vocab]
+        sample = sampler.sample(logits[0, :n_vocab], history, allowed)
+        if matcher is not None:
+            matcher.advance(sample.token_id)
         history.append(sample.token_id)
         ends = sample.token_id in tokenizer.eog_ids and not request.ignore_eos
         text, stopped = writer.write(sample.token_id, last=ends or index + 1 == n_max)

@@ -30,6 +30,8 @@ from ingle.text import ChatTemplate, Tokenizer, metadata_from_hf
 
 if TYPE_CHECKING:
     from ingle.engine.chat import Chat
+    from ingle.text.grammar import Grammar
+    from ingle.text.tools import Tool
 
 __all__ = ["BUNDLED", "DEFAULT_CONTEXT", "Model", "Options", "bundled_model", "load"]
 
@@ -44,6 +46,7 @@ class Options(TypedDict, total=False):
 
     max_tokens: None = until the context is full. stop: strings the answer ends before (one string, or several).
     ignore_eos: go on where the model would end. on_prefill(done, total): told after each computed chunk of the prompt.
+    grammar: what the answer must be (JSON by a schema, calls of tools ...); see `ingle.Grammar`. None = anything.
     """
 
     temperature: float
@@ -57,6 +60,7 @@ class Options(TypedDict, total=False):
     stop: str | Iterable[str]
     ignore_eos: bool
     on_prefill: Progress | None
+    grammar: Grammar | None
 
 
 class Model:
@@ -120,12 +124,14 @@ class Model:
         exact = options.get("seed") is not None
         return self._start(ids, options, began, continuation=continuation, exact=exact)
 
-    def chat(self, system: str | None = None, **options: Unpack[Options]) -> Chat:
+    def chat(
+        self, system: str | None = None, *, tools: Sequence[Tool] | None = None, **options: Unpack[Options]
+    ) -> Chat:
         """A conversation, by the model's chat template; `options` hold for every answer. See `Chat`."""
         from ingle.engine.chat import Chat
 
         self._open_parts()
-        return Chat(self, system, **options)
+        return Chat(self, system, tools=tools, **options)
 
     def _start(
         self,
@@ -146,6 +152,7 @@ class Model:
             stop=(stop,) if isinstance(stop, str) else tuple(stop),  # type: ignore[arg-type]
             ignore_eos=bool(sampling.pop("ignore_eos", False)),
             on_prefill=sampling.pop("on_prefill", None),  # type: ignore[arg-type]
+            grammar=sampling.pop("grammar", None),  # type: ignore[arg-type]
             params=SamplingParams(**sampling),  # type: ignore[arg-type]
             continuation=continuation,
             exact=exact,

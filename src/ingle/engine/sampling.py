@@ -1,7 +1,8 @@
 """From logits to one token: penalties, cut-offs, temperature, and one random number per step.
 
-The order is: repeat penalty, top-k, top-p, min-p, temperature, draw. The NumPy sampler here defines what is right; the
-native one gives the same token for the same logits, seed and step, and is what `Sampler` uses where it is built.
+The order is: grammar, repeat penalty, top-k, top-p, min-p, temperature, draw. The NumPy sampler here defines what is
+right; the native one gives the same token for the same logits, seed and step, and is what `Sampler` uses where it is
+built.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ from numpy.typing import NDArray
 
 from ingle.errors import BackendError, UsageError
 
-__all__ = ["Sample", "Sampler", "SamplingParams", "sample_numpy", "uniform"]
+__all__ = ["NOT_FINITE", "Sample", "Sampler", "SamplingParams", "sample_numpy", "uniform"]
 
 MASK = (1 << 64) - 1
+NOT_FINITE = (
+    "The model's logits are not finite numbers; its file is damaged or needs another conversion: check it against its "
+    "source, or try another quantisation."
+)
 
 # (logits f32 [V], history i32 [n], repeat_penalty, top_k, top_p, min_p, temperature, uniform) -> (token_id, logprob)
 SampleFunction = Callable[
@@ -93,17 +98,17 @@ class Sampler:
         self._function = function or native_sample() or sample_numpy
         self._step = 0
 
-    def sample(self, logits: NDArray[np.float32], history: Sequence[int] = ()) -> Sample:
+    def sample(
+        self, logits: NDArray[np.float32], history: Sequence[int] = (), allowed: NDArray[np.bool_] | None = None
+    ) -> Sample:
         """Draw the next token from logits float32 [V].
 
-        history: the tokens so far, prompt and answer. Raises BackendError when the logits are not finite numbers.
+        history: the tokens so far, prompt and answer. allowed: bool [V], the only tokens that may be drawn; None = all.
+        Raises BackendError when the logits are not finite numbers, or give no probability to any token allowed.
         """
         # One NaN makes the maximum NaN, so this finds them all. -inf is an ordinary "never".
         if not math.isfinite(float(logits.max())):
-            raise BackendError(
-                "The model's logits are not finite numbers; its file is damaged or needs another conversion: check it "
-                "against its source, or try another quantisation."
-            )
+            raise BackendError(NOT_FINITE)
         p = self.params
         recent = _NOTHING
         if p.repeat_penalty != 1.0 and p.repeat_last_n != 0:
@@ -112,7 +117,14 @@ class Sampler:
         assert p.seed is not None
         u = uniform(p.seed, self._step)
         self._step += 1
-        return Sample(*self._function(logits, recent, p.repeat_penalty, p.top_k, p.top_p, p.min_p, p.temperature, u))
+        rest = recent, p.repeat_penalty, p.top_k, p.top_p, p.min_p, p.temperature, u
+        if allowed is None:
+            return Sample(*self._function(logits, *rest))
+        masked = np.where(allowed, logits, np.float32(-np.inf))
+        if masked.max() == -np.inf:
+            raise BackendError("The model gives no probability to any token that its grammar allows; use another one.")
+        token_id, _ = self._function(masked, *rest)
+        return Sample(token_id, _logprob(logits.astype(np.float64), token_id))
 
 
 _NOTHING = np.empty(0, dtype=np.int32)
@@ -176,9 +188,13 @@ def sample_numpy(
             sums = np.cumsum(np.exp(falling[:n] / temperature))
         token_id = int(ids[min(int(np.searchsorted(sums, u * sums[-1], side="right")), n - 1)])
 
-    top = raw.max()
-    logprob = raw[token_id] - top - math.log(np.exp(raw - top).sum())
-    return token_id, float(logprob)
+    return token_id, _logprob(raw, token_id)
+
+
+def _logprob(logits: NDArray[np.float64], token_id: int) -> float:
+    """The natural logarithm of the probability that the logits [V] themselves give a token."""
+    top = logits.max()
+    return float(logits[token_id] - top - math.log(np.exp(logits - top).sum()))
 
 
 def _best(logits: NDArray[np.float64], k: int) -> NDArray[np.intp]:

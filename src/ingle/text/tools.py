@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ingle.errors import UsageError
 
-__all__ = ["CALL_BEGIN", "CALL_END", "FoundCalls", "Tool", "ToolCall", "find_calls", "read_tools"]
+__all__ = ["CALL_BEGIN", "CALL_END", "FoundCalls", "Tool", "ToolCall", "find_calls", "read_tools", "tools_text"]
 
 CALL_BEGIN: Final = "<tool_call>"
 CALL_END: Final = "</tool_call>"
@@ -169,6 +169,16 @@ def _type(value: object, where: str) -> str | list[str] | None:
         if name in _TYPES:
             return name
     raise UsageError(f"{where} has the type {str(value)[:80]!r}; expected one of {', '.join(_TYPES)}.")
+
+
+def tools_text(tools: Sequence[Tool]) -> str:
+    """The tools, and how to call them, in general words: for the system message where a chat template has none."""
+    listed = "".join(f"{json.dumps(tool.as_openai()['function'], ensure_ascii=False)}\n" for tool in tools)
+    return (
+        f"You can call these functions:\n<tools>\n{listed}</tools>\n"
+        "To call one, write its name and its arguments as JSON:\n"
+        f'{CALL_BEGIN}\n{{"name": "...", "arguments": {{...}}}}\n{CALL_END}'
+    )
 
 
 def find_calls(text: str) -> FoundCalls:
