@@ -110,8 +110,8 @@ def test_details(scripted: Callable[..., Model]) -> None:
         (free,) = run_calls(model, ITEMS, grammar="none")
     details = free.details
     assert details["settings"] == {"grammar": "none", "max_tokens": MAX_TOKENS}
-    assert (details["items"], details["items_without_tool"]) == (8, 2)
-    assert (details["prompts_too_long"], details["answers_cut"]) == (1, 0)
+    assert (details["n_items"], details["n_without_tool"]) == (8, 2)
+    assert (details["n_too_long"], details["n_cut"]) == (1, 0)
     assert details["arguments"] == {"right": 1, "given": 4, "due": 6}
     assert sorted(tuple(row.values()) for row in details["confusion"]) == [
         ("", "wake", 1),
@@ -176,7 +176,7 @@ def test_an_answer_that_is_cut(scripted: Callable[..., Model]) -> None:
     finally:
         SCRIPT.pop()
     for result in (free, bound):
-        assert result.details["answers_cut"] == 1
+        assert result.details["n_cut"] == 1
         assert values(result)["valid_json"] == (0.0, 1), "no grammar can end what is cut"
         assert result.notes == (f"1 of 1 answers were cut at {MAX_TOKENS} tokens or where the context ends.",)
 

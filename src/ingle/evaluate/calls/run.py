@@ -173,10 +173,10 @@ def _result(
     settings = {} if constrained is None else {"grammar": "schema" if constrained else "none", "max_tokens": MAX_TOKENS}
     details: dict[str, Any] = {
         "settings": settings,
-        "items": len(answered),
-        "items_without_tool": sum(not s.expected for s in scores),
-        "prompts_too_long": n_unfit,
-        "answers_cut": n_cut,
+        "n_items": len(answered),
+        "n_without_tool": sum(not s.expected for s in scores),
+        "n_too_long": n_unfit,
+        "n_cut": n_cut,
         "arguments": {
             name: sum(getattr(s, f"n_{name}") for s in scores if s.expected) for name in ("right", "given", "due")
         },
