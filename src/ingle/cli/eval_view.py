@@ -1,0 +1,146 @@
+"""How an evaluation looks: a bar while it runs, a table when it is done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ingle.cli.console import clean, console, notes
+
+if TYPE_CHECKING:
+    from ingle.evaluate.compare import Report
+    from ingle.evaluate.result import EvalResult, ModelInfo, TaskResult
+    from ingle.evaluate.table import Table
+
+__all__ = ["EvalView", "model_line", "print_comparison", "print_scores", "print_table", "say"]
+
+_PIPE_WIDTH = 200  # a pipe has no edge: rows must not be broken
+
+
+class EvalView:
+    """Called with (task, done, total): a bar on stderr, where that is a terminal. A line for each task that is done."""
+
+    def __init__(self, n_tasks: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._notes = notes()
+        self._n_tasks, self._n_done = n_tasks, 0
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=self._notes, transient=True, disable=not self._notes.is_terminal)
+        self._task: Any = None
+        self._doing = ""
+
+    def __enter__(self) -> EvalView:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        if task != self._doing:
+            self._doing = task
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            number = f"[{self._n_done + 1}/{self._n_tasks}] " if self._n_tasks > 1 else ""
+            self._task = self._bar.add_task("", total=None)
+            self._bar.update(self._task, description=clean(f"{number}{task}").replace("[", "\\["))
+        self._bar.update(self._task, completed=done, total=total)
+
+    def finished(self, results: Sequence[TaskResult]) -> None:
+        """One task is done."""
+        from ingle.evaluate.table import error_text, is_share, value_text
+
+        self._n_done += 1
+        for result in results if self._n_tasks > 1 else ():
+            if not result.metrics:
+                continue
+            metric = result.metrics[0]
+            share = is_share(metric)
+            error = "" if metric.stderr is None else f" ± {error_text(metric.stderr, share)}"
+            score = f"{metric.name} {value_text(metric.value, share)}{error}"
+            number = f"[{self._n_done}/{self._n_tasks}]"
+            self._say(f"{number} {result.task}: {score}, {metric.n:,} items, {result.seconds:,.1f} s")
+
+    def _say(self, text: str) -> None:
+        self._notes.print(clean(text), markup=False)
+
+
+def say(text: str) -> None:
+    """A note on stderr."""
+    notes().print(clean(text), markup=False)
+
+
+def print_scores(result: EvalResult) -> None:
+    """The result on stdout."""
+    from ingle.evaluate.table import score_table
+
+    click.echo(model_line(result.model))
+    print_table(score_table(result))
+    _print_notes([f"{task.task}: {note}" for task in result.results for note in task.notes])
+
+
+def print_comparison(report: Report) -> None:
+    """The comparison on stdout, and how to read it."""
+    from ingle.evaluate.compare import ALPHA
+    from ingle.evaluate.table import comparison_table
+
+    for name, side in (("A", report.a), ("B", report.b)):
+        click.echo(f"{name}: {model_line(side.model)}")
+    print_table(comparison_table(report))
+    lines = [f"Verdicts at p < {ALPHA:g} after Holm's correction for {_count(len(report.comparisons))}."]
+    if any(row.verdict == "no difference shown" for row in report.comparisons):
+        lines.append(
+            '"No difference shown" is not "equal": the test would have shown a true difference of the size under '
+            '"could show" in 4 of 5 such samples, and may have missed a smaller one.'
+        )
+    _print_notes([*lines, *report.notes])
+
+
+def model_line(model: ModelInfo) -> str:
+    """A model in a line."""
+    return clean(
+        f"{model.name} ({model.file}): {model.architecture}, {model.n_parameters / 1e6:,.1f}M parameters, "
+        f"{model.bits:.2f} bits each"
+    )
+
+
+def print_table(table: Table) -> None:
+    """A table on stdout: as wide as the terminal, or as it wants to be in a pipe."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(box=None, padding=(0, 2, 0, 0))
+    for number, title in enumerate(table.titles):
+        left = number in table.left
+        shown.add_column(title, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(Text(clean(cell), style=_style(cell)) for cell in row))
+    screen = console()
+    if not screen.is_terminal:
+        screen.width = _PIPE_WIDTH
+    with screen.capture() as capture:
+        screen.print()
+        screen.print(shown)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def _style(cell: str) -> str:
+    return "bold" if cell in ("A is better", "B is better") else ""
+
+
+def _print_notes(lines: Sequence[str]) -> None:
+    if lines:
+        click.echo()
+    for line in lines:
+        click.echo(click.style(clean(line), dim=True) if sys.stdout.isatty() else clean(line))
+
+
+def _count(n: int) -> str:
+    return "one comparison" if n == 1 else f"{n} comparisons"

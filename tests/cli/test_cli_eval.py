@@ -1,0 +1,355 @@
+"""`ingle eval`: what is asked of the runners, what is kept, what is said. The runners here are of script."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+import toys
+from ingle.cli import cli
+from ingle.errors import ContextError
+from ingle.evaluate.calls.item import Item, write_items
+from ingle.evaluate.result import EvalResult, Metric, TaskResult
+from ingle.evaluate.statistics import mean_stderr
+from ingle.text.tools import Tool
+
+TASKS = ("arc_easy", "boolq", "piqa")
+
+
+def run(*words: str | Path) -> Result:
+    result = CliRunner().invoke(cli, ["eval", *map(str, words)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def fails(*words: str | Path) -> str:
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    assert result.stderr.startswith("ingle: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def scores(task: str, values: Sequence[float], metric: str = "acc") -> TaskResult:
+    mean = float(np.mean(values))
+    found = Metric(metric, mean, mean_stderr(values), len(values), values=tuple(map(float, values)))
+    ids = tuple(f"{task} {i}" for i in range(len(values)))
+    return TaskResult(task, (found,), ids, 0.5, (f"of {task}",), {"chance": 0.25, "clusters": list(ids)})
+
+
+class Script:
+    """The runners: remembers what they were asked, and does for a task what `acts` has for it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.acts: dict[str, Callable[[], None]] = {}
+
+    @property
+    def tasks(self) -> list[str]:
+        return [task for task, _ in self.asked]
+
+    def harness(self, model: Any, tasks: Sequence[str], **options: Any) -> list[TaskResult]:
+        (task,) = tasks
+        return self._answer(task, model, options)
+
+    def perplexity(self, model: Any, text: Path, **options: Any) -> list[TaskResult]:
+        reference = options["reference"]
+        name = None if reference is None else Path(reference.name).name
+        return self._answer("perplexity", model, {**options, "text": text, "reference": name})
+
+    def calls(self, model: Any, items: Sequence[Item], **options: Any) -> list[TaskResult]:
+        (source,) = {item.source for item in items}
+        return self._answer(f"calls_{source}", model, {**options, "n_items": len(items)})
+
+    def _answer(self, task: str, model: Any, options: dict[str, Any]) -> list[TaskResult]:
+        on_progress = options.pop("on_progress")
+        self.asked.append((task, options))
+        on_progress(task, 1, 2)
+        self.acts.get(task, lambda: None)()
+        on_progress(task, 2, 2)
+        seed = int(model.name.endswith("b.gguf"))
+        values = np.random.default_rng(seed).random(options.get("limit") or 60) < 0.4 + 0.5 * seed
+        return [scores(task, values)]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    found = Script()
+    for name, function, runner in (
+        ("harness", "run_tasks", found.harness),
+        ("perplexity", "run_perplexity", found.perplexity),
+        ("calls.run", "run_calls", found.calls),
+    ):
+        module = ModuleType(f"ingle.evaluate.{name}")
+        setattr(module, function, runner)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("ingle.cli.eval_jobs.find_spec", lambda name: object())
+    return found
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder in which three tasks of the set mobilellm have files, and calls some requests."""
+    folder = tmp_path / "data"
+    (folder / "api_calls" / "snips").mkdir(parents=True)
+    for task in TASKS:
+        (folder / f"{task}.jsonl").write_text("{}\n")
+    return folder
+
+
+def toy_pair(folder: Path) -> tuple[Path, Path]:
+    return toys.toy_gguf(folder / "a.gguf"), toys.toy_gguf(folder / "b.gguf", seed=1)
+
+
+def test_a_table_with_errors(script: Script, toy: Path, data: Path) -> None:
+    done = run(toy, "--tasks", "arc_easy,piqa", "--data", data, "--shots", "5", "--limit", "30", "--seed", "3")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("Toy (toy.gguf): llama, 0.0M parameters, 32.00 bits each")
+    assert lines[2].split() == ["task", "metric", "score", "±", "s.e.", "95%", "interval", "chance", "items", "seconds"]
+    assert lines[3].split()[:2] == ["arc_easy", "acc"]
+    assert lines[4].split()[-3:] == ["25.0%", "30", "0.5"]
+    assert lines[-2:] == ["arc_easy: of arc_easy", "piqa: of piqa"]
+    expected = {"data": data, "shots": 5, "limit": 30, "seed": 3}
+    assert script.asked == [("arc_easy", expected), ("piqa", expected)]
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["[1/2] arc_easy", "[2/2] piqa"]
+
+
+def test_data_alone_asks_for_the_set_and_tells_what_is_left_out(script: Script, toy: Path, data: Path) -> None:
+    done = run(toy, "--data", data)
+    assert script.tasks == list(TASKS)
+    assert "winogrande is left out." in done.stderr
+    assert "winogrande.jsonl" in done.stderr
+
+
+def test_a_text_alone_asks_for_perplexity(script: Script, toy: Path, plain: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time.")
+    assert run(toy, "--text", text, "--reference", plain, "--out", tmp_path / "o.json").exit_code == 0
+    ((_, options),) = script.asked
+    assert (options["text"], options["reference"], options["limit"]) == (text, "plain.gguf", None)
+    assert run(toy, "--text", text, "--reference", plain, "--out", tmp_path / "o.json").exit_code == 0
+    assert len(script.asked) == 1  # it was there
+    assert "no reference given" in fails(toy, "--text", text, "--out", tmp_path / "o.json")
+    text.write_text("Another text of that name.")
+    assert "text_sha256" in fails(toy, "--text", text, "--reference", plain, "--out", tmp_path / "o.json")
+
+
+def test_calls_of_ones_own(script: Script, toy: Path, tmp_path: Path) -> None:
+    items = tmp_path / "mine.jsonl"
+    write_items(items, [Item("1", "mine", ({"role": "user", "content": "hello"},), (Tool("greet", "Greet."),))])
+    assert run(toy, "--items", items, "--grammar", "none", "--out", tmp_path / "o.json").exit_code == 0
+    assert script.asked == [("calls_mine", {"grammar": "none", "limit": None, "n_items": 1})]
+    assert [task.task for task in EvalResult.load(tmp_path / "o.json").results] == ["calls"]
+    assert "grammar none" in fails(toy, "--items", items, "--out", tmp_path / "o.json")
+
+
+def test_calls_of_a_folder(script: Script, toy: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def items(names: Sequence[str], folder: Path) -> list[Item]:
+        assert folder == data
+        return [Item("1", name, ({"role": "user", "content": "hello"},), ()) for name in names]
+
+    monkeypatch.setattr("ingle.evaluate.calls.sources.load_items", items)
+    assert run(toy, "--tasks", "calls", "--data", data).exit_code == 0
+    assert run(toy, "--tasks", "calls_snips", "--data", data).exit_code == 0
+    assert script.tasks == ["calls_snips", "calls_snips"]
+    assert "snips" in fails(toy, "--tasks", "calls_weather", "--data", data)
+    assert "slurp_devel.jsonl" in fails(toy, "--tasks", "calls_slurp", "--data", data)
+    assert "snips" in fails(toy, "--tasks", "calls", "--data", data.parent)
+
+
+def test_the_file_is_written_after_each_task_and_gone_on_with(
+    script: Script, toy: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+
+    def interrupt() -> None:
+        assert [task.task for task in EvalResult.load(out).results] == ["arc_easy"]
+        raise KeyboardInterrupt
+
+    script.acts["boolq"] = interrupt
+    words = (toy, "--tasks", "mobilellm", "--data", data, "--out", out, "--limit", "10")
+    stopped = run(*words)
+    assert stopped.exit_code == 130
+    assert "arc_easy" in stopped.stdout
+    assert "boolq" not in stopped.stdout
+    assert f"is in {out}" in stopped.stderr
+    del script.acts["boolq"]
+    done = run(*words)
+    assert done.exit_code == 0
+    assert script.tasks == ["arc_easy", "boolq", "boolq", "piqa"]
+    assert "has 1 of 3 tasks already" in done.stderr
+    kept = EvalResult.load(out)
+    assert [task.task for task in kept.results] == list(TASKS)
+    assert kept.settings == {"limit": 10, "seed": 0, "backend": "native", "context": 256}
+    assert kept.model.file == "toy.gguf"
+    assert set(kept.versions) >= {"ingle", "python", "numpy"}
+    assert run(*words).exit_code == 0
+    assert len(script.tasks) == 4  # nothing was left to do
+
+
+def test_a_result_of_something_else_is_not_gone_on_with(
+    script: Script, toy: Path, plain: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    words = ("--tasks", "piqa", "--data", data, "--out", out)
+    assert run(toy, *words).exit_code == 0
+    before = out.read_bytes()
+    assert "another model (Toy, toy.gguf)" in fails(plain, *words)
+    assert "no limit given, and this asks for limit 5" in fails(toy, *words, "--limit", "5")
+    assert "context 256" in fails(toy, *words, "--context", "128")
+    assert "has piqa with no shots given, and this asks for shots 2" in fails(toy, *words, "--shots", "2")
+    assert out.read_bytes() == before
+    out.write_text("{}")
+    assert "no result of ingle eval" in fails(toy, *words)
+
+
+def test_a_task_that_fails_leaves_the_others(script: Script, toy: Path, data: Path, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise ContextError("The answers do not fit.")
+
+    script.acts["boolq"] = fail
+    done = run(toy, "--data", data, "--out", tmp_path / "out.json")
+    assert done.exit_code == 2
+    assert "1 of 3 tasks could not be measured. boolq: The answers do not fit." in done.stderr
+    assert [task.task for task in EvalResult.load(tmp_path / "out.json").results] == ["arc_easy", "piqa"]
+    assert "piqa" in done.stdout
+    assert fails(toy, "--tasks", "boolq", "--data", data) == "ingle: The answers do not fit.\n"
+
+
+def test_a_record_without_items(script: Script, toy: Path, data: Path) -> None:
+    record = json.loads(run(toy, "--tasks", "piqa", "--data", data, "--json").stdout)
+    (task,) = record["results"]
+    assert task["metrics"][0].keys() == {"name", "value", "stderr", "n", "higher_is_better"}
+    assert task["details"] == {
+        "chance": 0.25,
+        "asked": "piqa",
+        "settings": {"shots": None, "data": "piqa.jsonl"},
+    }
+    assert "item_ids" not in task
+
+
+def test_compare_results_and_models(script: Script, tmp_path: Path, data: Path) -> None:
+    a, b = toy_pair(tmp_path)
+    words = ("--tasks", "arc_easy,piqa", "--data", data)
+    for model in (a, b):
+        assert run(model, *words, "--out", model.with_suffix(".json")).exit_code == 0
+    files = run("--compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert files.exit_code == 0
+    models = run("--compare", a, b, *words)
+    assert models.stdout == files.stdout
+    lines = files.stdout.splitlines()
+    assert [line[:2] for line in lines[:2]] == ["A:", "B:"]
+    assert lines[4].startswith("arc_easy  acc")
+    assert lines[4].endswith("B is better")
+    assert "Holm's correction for 2 comparisons" in files.stdout
+    assert "could show" in files.stdout
+    mixed = run("--compare", tmp_path / "a.json", b, "--tasks", "piqa", "--data", data, "--json")
+    record = json.loads(mixed.stdout)
+    assert [row["task"] for row in record["comparisons"]] == ["piqa"]
+
+
+def test_compare_says_what_could_have_been_shown(script: Script, toy: Path, tmp_path: Path, data: Path) -> None:
+    out = tmp_path / "same.json"
+    done = run("--compare", toy, toy, "--tasks", "piqa", "--data", data, "--out", out)
+    assert "no difference shown" in done.stdout
+    assert '"No difference shown" is not "equal"' in done.stdout
+    assert "A and B are the same model file." in done.stdout
+    (row,) = json.loads(out.read_text())["comparisons"]
+    assert (row["p_holm"], row["verdict"]) == (1, "no difference shown")
+    assert row["detectable"] > 0
+    assert "exists" in fails("--compare", toy, toy, "--tasks", "piqa", "--data", data, "--out", out)
+
+
+def test_what_cannot_be_compared(script: Script, toy: Path, tmp_path: Path, data: Path) -> None:
+    for task in ("piqa", "boolq"):
+        assert run(toy, "--tasks", task, "--data", data, "--out", tmp_path / f"{task}.json").exit_code == 0
+    pair = ("--compare", tmp_path / "piqa.json", tmp_path / "boolq.json")
+    assert "no task in common (A: piqa; B: boolq)" in fails(*pair)
+    assert "has none of the tasks arc_easy" in fails(*pair, "--tasks", "arc_easy")
+    assert "cannot be read" in fails("--compare", tmp_path / "none.json", tmp_path / "piqa.json")
+    assert "none.gguf" in fails("--compare", tmp_path / "none.gguf", toy, "--tasks", "piqa", "--data", data)
+
+
+def test_pictures(script: Script, toy: Path, tmp_path: Path, data: Path) -> None:
+    pytest.importorskip("matplotlib")
+    words = ("--tasks", "piqa", "--data", data)
+    assert run(toy, *words, "--picture", tmp_path / "scores.png").exit_code == 0
+    assert run("--compare", toy, toy, *words, "--picture", tmp_path / "differences.png").exit_code == 0
+    for name in ("scores.png", "differences.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "about"),
+    [
+        ([], "Say what to measure"),
+        (["--tasks", "arc_easy,,piqa"], "empty name"),
+        (["--tasks", "perplexity"], "--text FILE"),
+        (["--tasks", "piqa", "--text", "TOY"], "add it to --tasks"),
+        (["--tasks", "piqa", "--items", "TOY"], "add it to --tasks"),
+        (["--tasks", "piqa", "--reference", "TOY"], "--reference is for the task perplexity"),
+        (["--text", "TMP"], "is no file"),
+        (["--data", "TOY"], "is no folder"),
+        (["--data", "TMP"], "arc_easy is left out"),
+        (["--data", "TMP", "--tasks", "piqa"], "has no data of piqa"),
+        (["--data", "TMP", "--tasks", "../piqa"], "no name of a task"),
+        (["--tasks", "calls"], "--items FILE"),
+        (["--tasks", "piqa", "--out", "TMP"], "is a directory"),
+        (["--tasks", "piqa", "--out", "TMP/none/out.json"], "does not exist"),
+        (["--tasks", "piqa", "--picture", "TMP/p.jpg"], ".png"),
+        (["--tasks", "piqa", "--all-metrics"], "--all-metrics is for --compare"),
+        (["--compare", "TOY", "TOY"], "--compare takes the two"),
+        (["--limit", "0"], "--limit"),
+        (["--grammar", "latin"], "latin"),
+    ],
+)
+def test_what_cannot_be_asked(script: Script, toy: Path, tmp_path: Path, words: list[str], about: str) -> None:
+    given = [word.replace("TOY", str(toy)).replace("TMP", str(tmp_path)) for word in words]
+    assert about in fails(toy, *given)
+    assert not script.asked
+
+
+def test_packages_that_are_not_installed(
+    script: Script, toy: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingle.cli.eval_jobs.find_spec", lambda name: None)
+    message = fails(toy, "--tasks", "piqa", "--data", data, "--picture", tmp_path / "p.png")
+    assert "(lm_eval, matplotlib): pip install 'ingle[eval]'" in message
+    text = tmp_path / "text.txt"
+    text.write_text("Once.")
+    assert run(toy, "--text", text).exit_code == 0  # which needs none of them
+
+
+def test_the_list(data: Path) -> None:
+    rows = json.loads(run("--list", "--data", data, "--json").stdout)["tasks"]
+    found = {row["task"]: row for row in rows}
+    assert {name for name, row in found.items() if row["here"]} == {*TASKS, "calls_snips"}
+    assert found["arc_easy"]["sets"] == ["mobilellm", "melt"]
+    assert found["winogrande"]["data"] is None
+    shown = run("--list", "--data", data).stdout
+    assert "no winogrande.jsonl" in shown
+    assert run("--list").exit_code == 0
+    assert "is no folder" in fails("--list", "--data", data / "piqa.jsonl")
+
+
+def test_help_and_list_load_nothing_heavy() -> None:
+    script = (
+        "import sys; from click.testing import CliRunner; from ingle.cli import cli; "
+        "assert CliRunner().invoke(cli, ['eval', *sys.argv[1:]]).exit_code == 0; print(*sys.modules)"
+    )
+    for word in ("--help", "--list"):
+        loaded = subprocess.run(
+            [sys.executable, "-c", script, word], capture_output=True, text=True, check=True
+        ).stdout.split()
+        assert not {"torch", "lm_eval", "datasets", "matplotlib", "scipy", "transformers", "ingle._core"} & set(loaded)
