@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ingle.backends.base import Rows
 from ingle.engine.model import Model
+from ingle.engine.sampling import NOT_FINITE
 from ingle.errors import BackendError, ContextError, UsageError
 from ingle.evaluate.packing import Ids, Packing, Place, Sequences, Stretch
 
@@ -146,10 +147,7 @@ def log_sum_exp(logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArr
         top = block.argmax(axis=1)
         most = np.take_along_axis(block, top[:, None], axis=1)
         if not np.isfinite(most).all():  # argmax stops at the first NaN; -inf elsewhere is an ordinary "never"
-            raise BackendError(
-                "The model's logits are not finite numbers; its file is damaged or needs another conversion: check it "
-                "against its source, or try another quantisation."
-            )
+            raise BackendError(NOT_FINITE)
         np.subtract(block, most, out=block)
         np.exp(block, out=block)
         # NumPy adds float32 in pairs: the error of a sum of positive numbers grows with log V.
