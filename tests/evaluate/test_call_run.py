@@ -15,9 +15,9 @@ import toys
 from ingle.engine.model import Model
 from ingle.errors import UsageError
 from ingle.evaluate.calls.item import Expected, Item
-from ingle.evaluate.calls.run import MAX_TOKENS, _grammars, result_of, run_calls
+from ingle.evaluate.calls.run import MAX_TOKENS, _grammars, _prompt, result_of, run_calls
 from ingle.evaluate.result import EvalResult, ModelInfo, TaskResult
-from ingle.text.tools import Tool
+from ingle.text.tools import Tool, tools_text
 
 pytest.importorskip("llguidance")
 
@@ -212,5 +212,18 @@ def test_what_cannot_be(scripted: Callable[..., Model]) -> None:
                 run_calls(model, ITEMS, limit=limit)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="no API-calling items"):
             run_calls(model, [])
-    with scripted(template=toys.CHATML) as model, pytest.raises(UsageError, match="no place for tools"):
-        run_calls(model, ITEMS)
+
+
+def test_a_template_without_tools_has_them_told_in_the_system_message(scripted: Callable[..., Model]) -> None:
+    prompts: list[str] = []
+    with scripted(template=toys.CHATML) as model:
+        (free,) = run_calls(model, ITEMS[:1], grammar="none")
+        system = {"role": "system", "content": "Be brief."}
+        for messages in (ITEMS[0].messages, (system, *ITEMS[0].messages)):
+            prompts.append(model.tokenizer.decode(_prompt(model, replace(ITEMS[0], messages=messages))))
+    assert free.notes == ("The chat template has no place for tools; the system message told of them.",)
+    assert values(free)["structure_em"] == (1.0, 1)
+    told = tools_text(ITEMS[0].tools)
+    assert f"system\n{told}" in prompts[0]
+    assert f"system\nBe brief.\n\n{told}" in prompts[1]
+    assert all(text.count("system\n") == 1 and text.rstrip().endswith("assistant") for text in prompts)

@@ -16,6 +16,7 @@ from ingle.evaluate.calls.item import Item
 from ingle.evaluate.calls.score import ItemScore, metrics, score
 from ingle.evaluate.result import TaskResult, item_id
 from ingle.text.grammar import Grammar
+from ingle.text.tools import tools_text
 
 __all__ = ["MAX_TOKENS", "GrammarChoice", "result_of", "run_calls"]
 
@@ -51,8 +52,9 @@ def run_calls(
     limit: so many items of each source, from its first. on_progress(task, done, total): told as answers are made; what
     it raises ends the run.
 
-    An item whose prompt the context does not hold counts as wrong in every figure.
-    Raises UsageError for arguments that cannot be, and for a model whose chat template has no place for tools.
+    An item whose prompt the context does not hold counts as wrong in every figure. A model whose chat template has no
+    place for tools is told of them in the system message, as in a `Chat`; a note says so.
+    Raises UsageError for arguments that cannot be, TemplateError for messages that the chat template refuses.
     """
     if grammar not in get_args(GrammarChoice):
         raise UsageError(f"grammar is {grammar!r}; expected one of {', '.join(get_args(GrammarChoice))}.")
@@ -60,10 +62,6 @@ def run_calls(
         raise UsageError(f"limit is {limit!r}; expected a whole number of 1 or more.")
     if not items:
         raise UsageError("There are no API-calling items; give at least one.")
-    if not model.template.takes_tools:
-        raise UsageError(
-            f"The chat template of {model.name} has no place for tools; evaluate a model that was taught to call them."
-        )
     by_source: dict[str, list[Item]] = {}
     for item in items:
         by_source.setdefault(item.source, []).append(item)
@@ -79,6 +77,8 @@ def run_calls(
             task, started = f"calls_{source}{suffix}", perf_counter()
             chosen = by_source[source][:limit]
             grammars, told = _grammars(chosen) if constrained else (None, [])
+            if not model.template.takes_tools:
+                told.append("The chat template has no place for tools; the system message told of them.")
             if len(chosen) < len(by_source[source]):
                 told.append(f"The first {len(chosen):,} of {len(by_source[source]):,} items only.")
             answered = _answers(model, task, chosen, ids, grammars, on_progress)
@@ -96,7 +96,14 @@ def result_of(task: str, items: Sequence[Item], answers: Sequence[str]) -> TaskR
 
 
 def _prompt(model: Model, item: Item) -> list[int]:
-    return model.template.encode_chat(item.messages, tools=[tool.as_openai() for tool in item.tools])
+    template, messages = model.template, list(item.messages)
+    if template.takes_tools or not item.tools:
+        return template.encode_chat(messages, tools=[tool.as_openai() for tool in item.tools] or None)
+    told = tools_text(item.tools)
+    if messages[0]["role"] == "system":
+        messages[0] = {**messages[0], "content": f"{messages[0]['content']}\n\n{told}"}
+        return template.encode_chat(messages)
+    return template.encode_chat([{"role": "system", "content": told}, *messages])
 
 
 def _grammars(items: Sequence[Item]) -> tuple[list[Grammar | None], list[str]]:
