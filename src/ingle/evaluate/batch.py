@@ -17,8 +17,8 @@ from ingle.engine.token import FinishReason
 from ingle.errors import BackendError, UsageError
 from ingle.evaluate.packing import Packing, Place, Sequences, Stretch
 from ingle.models.checkpoint import open_checkpoint
-from ingle.text import Tokenizer, metadata_from_hf
-from ingle.text.grammar import Grammar, Matcher
+from ingle.text import metadata_from_hf
+from ingle.text.grammar import Grammar
 
 __all__ = ["evaluate_slots", "generate"]
 
@@ -79,18 +79,12 @@ def generate(
         raise UsageError(f"There are {len(grammars)} grammars for {len(prompts)} prompts; expected one for each.")
     tokenizer = model.tokenizer
     requests = []
-    for prompt in prompts:
+    for prompt, grammar in zip(prompts, grammars or [None] * len(prompts), strict=True):
         has_text = any(not tokenizer.is_control(token_id) for token_id in prompt)
         continues = has_text if continuation is None else continuation
-        request = Request(prompt, max_tokens=max_tokens, stop=tuple(stop), continuation=continues)
+        request = Request(prompt, max_tokens=max_tokens, stop=tuple(stop), grammar=grammar, continuation=continues)
         request.check(model.spec, model.context)
         requests.append(request)
-
-    def answering(i: int) -> _Answering:
-        matcher = None
-        if grammars is not None and (grammar := grammars[i]) is not None:
-            matcher = grammar.matcher(tokenizer, continuation=requests[i].continuation)
-        return _Answering(tokenizer, requests[i], matcher, model.context)
 
     sequences = Sequences([np.asarray(prompt, np.int32) for prompt in prompts])
     answers: dict[int, Answer] = {}
@@ -101,7 +95,7 @@ def generate(
         making: dict[int, _Answering] = {}  # by slot
         while not packing.done:
             for place in packing.fill():
-                making[place.slot] = answering(sequences.order[place.of])
+                making[place.slot] = _Answering(model, requests[sequences.order[place.of]], n_vocab)
             parts, asking = _step(packing, making)
             wanted = np.cumsum([len(part) for part in parts]) - 1
             logits = runner.forward(Rows.join(parts), wanted[: len(asking)])[:, :n_vocab]
@@ -149,7 +143,8 @@ class _Answering:
     ahead: its last tokens, which are not computed yet. n_computed: positions of prompt and answer that are.
     """
 
-    def __init__(self, tokenizer: Tokenizer, request: Request, matcher: Matcher | None, context: int) -> None:
+    def __init__(self, model: Model, request: Request, n_vocab: int) -> None:
+        tokenizer, grammar = model.tokenizer, request.grammar
         self.ahead: list[int] = []
         self.n_computed = 0
         self.finish_reason: FinishReason | None = None
@@ -157,9 +152,10 @@ class _Answering:
         self._writer = Writer(tokenizer, request)
         self._texts: list[str] = []
         self._token_ids: list[int] = []
-        room = context - len(request.prompt) + 1  # the last token is chosen but never computed
+        room = model.context - len(request.prompt) + 1  # the last token is chosen but never computed
         self._n_max = room if request.max_tokens is None else min(room, request.max_tokens)
-        self._matcher = matcher
+        self._n_vocab = n_vocab
+        self._matcher = None if grammar is None else grammar.matcher(tokenizer, continuation=request.continuation)
         self._mask: NDArray[np.bool_] | None = None
 
     def begin(self) -> list[int]:
@@ -183,7 +179,7 @@ class _Answering:
     def _follow(self) -> None:
         """Write tokens as long as the grammar leaves no choice, then keep its mask."""
         while self._matcher is not None and self.finish_reason is None:
-            self._mask = self._matcher.mask()
+            self._mask = self._matcher.mask()[: self._n_vocab]
             allowed = np.flatnonzero(self._mask)
             must_end = len(allowed) <= len(self._eog_ids) and self._eog_ids.issuperset(allowed.tolist())
             if len(allowed) != 1 and not must_end:
