@@ -150,7 +150,9 @@ def test_calls_of_ones_own(script: Script, toy: Path, tmp_path: Path) -> None:
     write_items(items, [Item("1", "mine", ({"role": "user", "content": "hello"},), (Tool("greet", "Greet."),))])
     assert run(toy, "--items", items, "--grammar", "none", "--out", tmp_path / "o.json").exit_code == 0
     assert script.asked == [("calls_mine", {"grammar": "none", "limit": None, "n_items": 1})]
-    assert [task.task for task in EvalResult.load(tmp_path / "o.json").results] == ["calls"]
+    assert [task.task for task in EvalResult.load(tmp_path / "o.json").results] == ["calls_mine"]
+    assert run(toy, "--items", items, "--grammar", "none", "--out", tmp_path / "o.json").exit_code == 0
+    assert len(script.asked) == 1
     assert "grammar none" in fails(toy, "--items", items, "--out", tmp_path / "o.json")
 
 
@@ -233,8 +235,7 @@ def test_a_record_without_items(script: Script, toy: Path, data: Path) -> None:
     assert task["metrics"][0].keys() == {"name", "value", "stderr", "n", "higher_is_better"}
     assert task["details"] == {
         "chance": 0.25,
-        "asked": "piqa",
-        "settings": {"shots": None, "data": "piqa.jsonl"},
+        "asked": {"task": "piqa", "settings": {"shots": None, "data": "piqa.jsonl"}},
     }
     assert "item_ids" not in task
 
@@ -326,6 +327,8 @@ def test_packages_that_are_not_installed(
     monkeypatch.setattr("ingle.cli.eval_jobs.find_spec", lambda name: None)
     message = fails(toy, "--tasks", "piqa", "--data", data, "--picture", tmp_path / "p.png")
     assert "(lm_eval, matplotlib): pip install 'ingle[eval]'" in message
+    pair = ("--compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert "(matplotlib)" in fails(*pair, "--picture", tmp_path / "p.png")
     text = tmp_path / "text.txt"
     text.write_text("Once.")
     assert run(toy, "--text", text).exit_code == 0  # which needs none of them

@@ -180,7 +180,8 @@ def test_all_metrics() -> None:
 
 def test_settings_that_differ_are_told() -> None:
     def side(model: ModelInfo, shots: int, grammar: str) -> EvalResult:
-        result = task("calls_snips", [1, 0], settings={"grammar": grammar})
+        asked = {"task": "calls", "settings": {"grammar": "both", "items_sha256": "ab"}}
+        result = task("calls_snips", [1, 0], settings={"grammar": grammar}, asked=asked)
         return EvalResult(model, {"shots": shots, "limit": shots}, {}, (result,))
 
     report = compare(side(A, 0, "none"), side(A, 5, "both"))

@@ -40,6 +40,15 @@ def test_the_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
+def test_details_that_json_lacks(tmp_path: Path) -> None:
+    strange = TaskResult("t", (), details={"a": (1, float("nan")), 2: {"b": float("-inf"), "c": True}})
+    EvalResult(MODEL, results=(strange,)).save(tmp_path / "r.json")
+    assert EvalResult.load(tmp_path / "r.json").results[0].details == {
+        "a": [1, "nan"],
+        "2": {"b": "-inf", "c": True},
+    }
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     RESULT.save(path)

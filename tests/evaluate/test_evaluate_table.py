@@ -16,7 +16,6 @@ from ingle.evaluate.table import (
     difference_text,
     error_text,
     interval_of,
-    is_share,
     markdown,
     score_table,
     value_text,
@@ -64,12 +63,14 @@ def test_rows_of_comparisons() -> None:
 
 
 def test_what_is_shown_in_percent() -> None:
-    assert is_share(Metric("acc", 0.5, None, 2, values=(1.0, float("nan"))))
-    assert is_share(Metric("acc", 1.0000000000000002, None, 2))
-    assert not is_share(Metric("kl", 0.5, None, 2, higher_is_better=False))
-    assert not is_share(Metric("score", 0.5, None, 2, values=(-1.0, 2.0)))
-    assert not is_share(Metric("score", 1.5, None, 2))
-    assert not is_share(Metric("acc", float("nan"), None, 0))
+    assert Metric("acc", 0.5, None, 2, values=(1.0, float("nan"))).is_share
+    assert Metric("acc", 1.0000000000000002, None, 2).is_share
+    assert Metric("f1", 0.5, None, 2, values=(-1.0, 2.0)).is_share  # what each item adds to a ratio
+    assert Metric("wrong_refusal", 0.5, None, 2, False, (0.0, 1.0, float("nan"))).is_share
+    assert not Metric("kl", 0.5, None, 2, False, (0.25, 0.75)).is_share
+    assert not Metric("kl", 0.5, None, 2, False).is_share
+    assert not Metric("score", 1.5, None, 2).is_share
+    assert not Metric("acc", float("nan"), None, 0).is_share
 
 
 def test_intervals_of_metrics() -> None:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingle.errors import IngleError, UsageError
+from ingle.errors import UsageError
 
 if TYPE_CHECKING:
-    from ingle.cli.eval_jobs import Asked, Job
-    from ingle.engine.model import Model
+    from ingle.cli.eval_jobs import Asked
     from ingle.evaluate.result import EvalResult
 
 __all__ = ["command"]
@@ -86,6 +85,7 @@ def command(model: str | None, **options: Any) -> None:
       ingle eval --compare a.json b.json --picture differences.png
     """
     from ingle.cli.eval_jobs import Asked, names_of
+    from ingle.cli.eval_run import open_model
 
     compared = options["compare"]
     if compared and (model is not None or options["list_tasks"]):
@@ -93,7 +93,7 @@ def command(model: str | None, **options: Any) -> None:
     if options["all_metrics"] and not compared:
         raise UsageError("--all-metrics is for --compare; a result always has every metric.")
     asked = Asked(
-        load=lambda path: _load(path, options),
+        load=lambda path: open_model(path, options),
         tasks=names_of(options["tasks"]),
         **{name: options[name] for name in ("data", "text", "reference", "items", "grammar", "shots", "limit", "seed")},
     )
@@ -111,10 +111,11 @@ def command(model: str | None, **options: Any) -> None:
 
 def _measure(model: str | None, asked: Asked, options: dict[str, Any]) -> None:
     from ingle.cli.console import json_line
+    from ingle.cli.eval_run import Run
     from ingle.cli.eval_view import print_scores, say
     from ingle.evaluate.picture import draw_scores
 
-    run = _Run(model, asked, options, out=options["out"])
+    run = Run(model, asked, options, out=options["out"])
     try:
         run()
     finally:  # what is finished is shown, however it ended
@@ -132,10 +133,13 @@ def _measure(model: str | None, asked: Asked, options: dict[str, Any]) -> None:
 
 def _compare(sides: tuple[str, str], asked: Asked, options: dict[str, Any]) -> None:
     from ingle.cli.console import json_line, write_whole
+    from ingle.cli.eval_jobs import check_packages
+    from ingle.cli.eval_run import Run
     from ingle.cli.eval_view import print_comparison
     from ingle.evaluate.compare import compare
     from ingle.evaluate.picture import draw_comparison
 
+    check_packages({"matplotlib"} if options["picture"] is not None else set())
     out = options["out"]
     if out is not None and out.exists():
         raise UsageError(f"{out} exists; give the comparison another name.")
@@ -144,7 +148,7 @@ def _compare(sides: tuple[str, str], asked: Asked, options: dict[str, Any]) -> N
         if side.lower().endswith(".json"):
             found.append(_kept(Path(side), asked))
             continue
-        run = _Run(side, asked, options)
+        run = Run(side, asked, options)
         run()
         if run.interrupted:
             raise click.Abort
@@ -163,6 +167,7 @@ def _kept(path: Path, asked: Asked) -> EvalResult:
     """A result from its file; with --tasks, only these of it."""
     from dataclasses import replace
 
+    from ingle.cli.eval_jobs import Job
     from ingle.evaluate.result import EvalResult
     from ingle.evaluate.tasks import SETS
 
@@ -170,140 +175,12 @@ def _kept(path: Path, asked: Asked) -> EvalResult:
     wanted = {task for name in asked.tasks for task in SETS.get(name, (name,))}
     if not wanted:
         return result
-    tasks = [
-        task for task in result.results if task.task in wanted or ("calls" in wanted and task.task.startswith("calls"))
-    ]
+    if "calls" in wanted:
+        wanted |= {task.task for task in result.results if task.task.startswith("calls")}
+    tasks = [task for task in result.results if task.task in wanted or Job.of(task)[0] in wanted]
     if not tasks:
         raise UsageError(f"{path} has none of the tasks {', '.join(sorted(wanted))}; evaluate that model with them.")
     return replace(result, results=tuple(tasks))
-
-
-class _Run:
-    """One model measured with all that was asked for. result: what is finished, also after an error or Ctrl-C."""
-
-    def __init__(self, model: str | None, asked: Asked, options: dict[str, Any], out: Path | None = None) -> None:
-        self.model, self.asked, self.options, self.out = model, asked, options, out
-        self.result: EvalResult | None = None
-        self.interrupted = False
-        self._problems: list[tuple[str, IngleError]] = []
-        self._n_jobs = 0
-
-    def __call__(self) -> None:
-        from ingle.cli.eval_jobs import check_packages, plan_jobs
-        from ingle.cli.eval_view import EvalView, say
-
-        jobs, left_out = plan_jobs(self.asked)
-        packages = {package for job in jobs for package in job.packages}
-        check_packages(packages | ({"matplotlib"} if self.options["picture"] is not None else set()))
-        begun = self._begin()
-        todo = [job for job in jobs if not self._is_done(begun, job)]
-        self.result, self._n_jobs = begun, len(jobs)
-        for note in left_out:
-            say(note)
-        if len(todo) < len(jobs):
-            say(f"{self.out} has {len(jobs) - len(todo)} of {len(jobs)} tasks already.")
-        if not todo:
-            return
-        try:
-            with _load(self.model, self.options) as model, EvalView(len(todo)) as view:
-                for job in todo:
-                    self._run(job, model, view)
-        except KeyboardInterrupt:
-            self.interrupted = True
-
-    def raise_problems(self) -> None:
-        """Raises the error of a task that could not be measured; of one among others, UsageError that names it."""
-        if self._problems and self._n_jobs == 1:
-            raise self._problems[0][1]
-        if self._problems:
-            told = " ".join(f"{task}: {error}" for task, error in self._problems)
-            raise UsageError(f"{len(self._problems)} of {self._n_jobs} tasks could not be measured. {told}")
-
-    def _run(self, job: Job, model: Model, view: Any) -> None:
-        assert self.result is not None
-        view(job.task, 0, 1)
-        try:
-            results = job(model, view)
-        except IngleError as error:  # the other tasks can go on
-            self._problems.append((job.task, error))
-            return
-        self.result = self.result.with_results(*results)
-        if self.out is not None:
-            self.result.save(self.out)
-        view.finished(results)
-
-    def _begin(self) -> EvalResult:
-        """A result without tasks, or the one that is in the file. Raises UsageError where that is of something else."""
-        from ingle.cli.console import loading_bar
-        from ingle.engine.model import bundled_model, context_of
-        from ingle.evaluate.identity import model_info
-        from ingle.evaluate.result import EvalResult
-        from ingle.models.checkpoint import open_checkpoint
-        from ingle.text import metadata_from_hf
-
-        path = bundled_model() if self.model is None else Path(self.model)
-        asked = self.options["context"]
-        checkpoint = open_checkpoint(path, asked, metadata_from_hf)
-        try:
-            settings = {name: self.options[name] for name in ("limit", "seed", "backend")}
-            settings["context"] = context_of(checkpoint, asked)
-            with loading_bar("Reading") as report:
-                info = model_info(checkpoint, path, report)
-        finally:
-            checkpoint.close()
-        fresh = EvalResult(info, settings, _versions())
-        if self.out is None or not self.out.exists():
-            return fresh
-        kept = EvalResult.load(self.out)
-        if kept.model.sha256 != info.sha256:
-            raise UsageError(
-                f"{self.out} is the result of another model ({kept.model.name}, {kept.model.file}); give another "
-                "name, or delete it."
-            )
-        for name, value in settings.items():
-            if kept.settings.get(name) != value:
-                raise UsageError(
-                    f"{self.out} was measured with {_said(name, kept.settings.get(name))}, and this asks for "
-                    f"{_said(name, value)}; give another name, or delete it."
-                )
-        return kept
-
-    def _is_done(self, result: EvalResult, job: Job) -> bool:
-        """Whether the result has this job. Raises UsageError where it was measured with other settings."""
-        for task in result.results:
-            if job.task not in (task.task, task.details.get("asked")):
-                continue
-            kept = task.details.get("settings")
-            for name, value in job.settings.items():
-                before = kept.get(name) if isinstance(kept, dict) else None
-                if before != value:
-                    raise UsageError(
-                        f"{self.out} has {job.task} with {_said(name, before)}, and this asks for "
-                        f"{_said(name, value)}; give another name, or delete it."
-                    )
-            return True
-        return False
-
-
-def _said(name: str, value: object) -> str:
-    return f"no {name} given" if value is None else f"{name} {value}"
-
-
-def _load(path: str | None, options: dict[str, Any]) -> Model:
-    from ingle.cli.console import loading_bar
-    from ingle.engine.model import load
-    from ingle.evaluate.batch import evaluate_slots
-
-    n_slots = evaluate_slots(path, context=options["context"], backend=options["backend"])
-    with loading_bar("Loading") as report:
-        return load(
-            path,
-            context=options["context"],
-            threads=options["threads"],
-            backend=options["backend"],
-            n_slots=n_slots,
-            on_progress=report,
-        )
 
 
 def _check_outputs(options: dict[str, Any]) -> None:
@@ -331,20 +208,4 @@ def _summary(result: EvalResult) -> dict[str, Any]:
     return record
 
 
-_OF_ITEMS = ("clusters", "weights", "items")
-
-
-def _versions() -> dict[str, str]:
-    """Of what the figures depend on."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    import ingle
-
-    found = {"ingle": ingle.__version__, "python": platform.python_version()}
-    for package in ("numpy", "tokenizers", "lm_eval", "llguidance"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+_OF_ITEMS = ("clusters", "weights")

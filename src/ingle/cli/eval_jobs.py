@@ -49,12 +49,17 @@ class Job:
     packages: tuple[str, ...] = ()
 
     def __call__(self, model: Model, on_progress: Progress) -> list[TaskResult]:
-        """The results; `details` say which job they are of, and its settings."""
-        results = self.run(model, on_progress)
-        if len(results) == 1 and results[0].task != self.task:
-            results = [replace(results[0], task=self.task)]
-        asked = {"asked": self.task, "settings": dict(self.settings)}
-        return [replace(result, details={**result.details, **asked}) for result in results]
+        """The results, of which a job may have several; their `details` say what was asked for."""
+        asked = {"task": self.task, "settings": dict(self.settings)}
+        return [replace(result, details={**result.details, "asked": asked}) for result in self.run(model, on_progress)]
+
+    @staticmethod
+    def of(result: TaskResult) -> tuple[str, Mapping[str, Any]]:
+        """(task, settings) of the job that a result, perhaps from a file, is of."""
+        asked = result.details.get("asked")
+        task = asked.get("task") if isinstance(asked, Mapping) else None
+        settings = asked.get("settings") if isinstance(asked, Mapping) else None
+        return str(task or result.task), settings if isinstance(settings, Mapping) else {}
 
 
 def names_of(tasks: tuple[str, ...]) -> tuple[str, ...]:
@@ -201,18 +206,10 @@ def _calls(asked: Asked, name: str) -> Iterator[Job]:
 
 def _calls_job(asked: Asked, task: str, settings: Mapping[str, Any], items: Callable[[], Any]) -> Job:
     packages = () if asked.grammar == "none" else ("llguidance",)
-    return Job(task, {"grammar": asked.grammar, **settings}, partial(_run_calls, asked, task, items), packages)
+    return Job(task, {"grammar": asked.grammar, **settings}, partial(_run_calls, asked, items), packages)
 
 
-def _run_calls(
-    asked: Asked, task: str, items: Callable[[], Any], model: Model, on_progress: Progress
-) -> list[TaskResult]:
+def _run_calls(asked: Asked, items: Callable[[], Any], model: Model, on_progress: Progress) -> list[TaskResult]:
     from ingle.evaluate.calls.run import run_calls
 
-    return run_calls(
-        model,
-        items(),
-        grammar=asked.grammar,
-        limit=asked.limit,
-        on_progress=lambda _, done, total: on_progress(task, done, total),
-    )
+    return run_calls(model, items(), grammar=asked.grammar, limit=asked.limit, on_progress=on_progress)

@@ -55,14 +55,14 @@ class EvalView:
 
     def finished(self, results: Sequence[TaskResult]) -> None:
         """One task is done."""
-        from ingle.evaluate.table import error_text, is_share, value_text
+        from ingle.evaluate.table import error_text, value_text
 
         self._n_done += 1
         for result in results if self._n_tasks > 1 else ():
             if not result.metrics:
                 continue
             metric = result.metrics[0]
-            share = is_share(metric)
+            share = metric.is_share
             error = "" if metric.stderr is None else f" ± {error_text(metric.stderr, share)}"
             score = f"{metric.name} {value_text(metric.value, share)}{error}"
             number = f"[{self._n_done}/{self._n_tasks}]"

@@ -40,16 +40,17 @@ Verdict = Literal["A is better", "B is better", "no difference shown"]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One metric of one task. a, b: on the n items that both have. difference: b - a, with its 95% interval.
+    """One metric of one task, on the n items that both have. difference: b - a, with its 95% interval.
 
     p: two-sided, of this metric alone; p_holm: corrected for all that were compared. verdict: at a p_holm below 0.05.
     detectable: the smallest true difference that this test would have shown in 4 of 5 such samples.
-    equal_items: items on which both have the very same value.
+    equal_items: items on which both have the very same value. is_share: the figures are read in percent.
     """
 
     task: str
     metric: str
     higher_is_better: bool
+    is_share: bool
     n: int
     a: float
     b: float
@@ -260,6 +261,7 @@ def _comparison(pair: _Paired, test: tuple[Interval, float, float, str], p_holm:
         task=pair.task,
         metric=pair.metric.name,
         higher_is_better=pair.metric.higher_is_better,
+        is_share=pair.metric.is_share,
         n=len(pair.a),
         a=a,
         b=b,
@@ -286,10 +288,16 @@ def _settings_notes(a: EvalResult, b: EvalResult) -> list[str]:
 
 
 def _details_notes(a: TaskResult, b: TaskResult) -> list[str]:
-    ours, theirs = a.details.get("settings"), b.details.get("settings")
-    if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
-        return []
-    return _unlike(ours, theirs, f"{a.task}: ")
+    return _unlike(_settings(a), _settings(b), f"{a.task}: ")
+
+
+def _settings(task: TaskResult) -> dict[str, Any]:
+    """What the task was measured with, from what its details say of what was asked and what was done."""
+    asked = task.details.get("asked")
+    found: dict[str, Any] = {}
+    for settings in (asked.get("settings") if isinstance(asked, Mapping) else None, task.details.get("settings")):
+        found |= settings if isinstance(settings, Mapping) else {}
+    return found
 
 
 def _unlike(a: Mapping[str, Any], b: Mapping[str, Any], where: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ingle.evaluate.compare import Comparison, Report
 from ingle.evaluate.result import EvalResult, Metric, TaskResult
-from ingle.evaluate.table import chance_of, difference_text, error_text, interval_of, is_share, value_text
+from ingle.evaluate.table import chance_of, difference_text, error_text, interval_of, value_text
 
 __all__ = ["draw_comparison", "draw_scores"]
 
@@ -31,8 +31,8 @@ def draw_scores(result: EvalResult, path: Path) -> None:
         for task in result.results
         for metric in (task.metrics if len(result.results) <= _FEW else task.metrics[:1])
     ]
-    shares = [(task, metric) for task, metric in metrics if is_share(metric)]
-    others = [(task, metric) for task, metric in metrics if not is_share(metric)]
+    shares = [(task, metric) for task, metric in metrics if metric.is_share]
+    others = [(task, metric) for task, metric in metrics if not metric.is_share]
     groups = ([shares] if shares else []) + [[one] for one in others]
     model = result.model
     title = f"{model.name}: {model.n_parameters / 1e6:,.1f}M parameters at {model.bits:.1f} bits"
@@ -47,8 +47,8 @@ def draw_comparison(report: Report, path: Path) -> None:
 
     Raises OSError.
     """
-    shares = [row for row in report.comparisons if _is_share(row)]
-    others = [row for row in report.comparisons if not _is_share(row)]
+    shares = [row for row in report.comparisons if row.is_share]
+    others = [row for row in report.comparisons if not row.is_share]
     groups = ([shares] if shares else []) + [[one] for one in others]
     a, b = _names(report)
     figure, panels = _panels([len(group) for group in groups], f"B - A   (A = {a}, B = {b})")
@@ -83,7 +83,7 @@ def _panels(heights: Sequence[int], title: str) -> tuple[Any, list[Any]]:
 
 
 def _bars(panel: Any, group: Sequence[tuple[TaskResult, Metric]]) -> None:
-    share = is_share(group[0][1])
+    share = group[0][1].is_share
     scale = 100 if share else 1
     right = 0.0
     for at, (task, metric) in enumerate(group):
@@ -119,7 +119,7 @@ def _bars(panel: Any, group: Sequence[tuple[TaskResult, Metric]]) -> None:
 
 
 def _differences(panel: Any, group: Sequence[Comparison]) -> None:
-    share = _is_share(group[0])
+    share = group[0].is_share
     scale = 100 if share else 1
     panel.axvline(0, color=_INK, linewidth=1)
     ends = [0.0]
@@ -148,10 +148,6 @@ def _differences(panel: Any, group: Sequence[Comparison]) -> None:
     better = "B" if group[0].higher_is_better else "A"
     unit = "percentage points" if share else group[0].metric
     panel.set_xlabel(f"{unit}, with the 95% interval; right of 0, {better} is better", fontsize=9)
-
-
-def _is_share(row: Comparison) -> bool:
-    return row.higher_is_better and 0 <= row.a <= 1 and 0 <= row.b <= 1
 
 
 def _label(task: TaskResult, metric: Metric) -> str:

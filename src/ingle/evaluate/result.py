@@ -68,6 +68,15 @@ class Metric:
         if self.stderr is not None and self.stderr < 0:
             raise ValueError(f"{self.name} has a standard error of {self.stderr}.")
 
+    @property
+    def is_share(self) -> bool:
+        """Whether this is a share of items, or a score from 0 to 1 like one, which people read in percent.
+
+        Of figures that are better when lower (a divergence in nats is no share), only those that count items.
+        """
+        counts = bool(self.values) and all(value in (0, 1) or math.isnan(value) for value in self.values)
+        return -1e-9 <= self.value <= 1 + 1e-9 and (self.higher_is_better or counts)
+
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
@@ -81,6 +90,7 @@ class TaskResult:
         "clusters": for each item, in order, the document that it belongs to, where items of one are not independent.
         "weights": {metric: [a weight for each item]}, where the value is the weighted mean of the items' values.
         "settings": {name: value} of what this task was measured with and others were not.
+        "asked": what `ingle eval` was asked for when it made this: {"task": name, "settings": {name: value}}.
     """
 
     task: str
@@ -142,7 +152,7 @@ class EvalResult:
             "format": FORMAT,
             "version": VERSION,
             "model": {name: getattr(self.model, name) for name in ModelInfo.__slots__},
-            "settings": dict(self.settings),
+            "settings": _plain(self.settings),
             "versions": dict(self.versions),
             "results": [_task_to_dict(result) for result in self.results],
         }
@@ -217,12 +227,21 @@ def _number(value: float) -> float | int | str:
     return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
+def _plain(value: Any) -> Any:
+    """A value of details or settings as JSON can have it."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return _number(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _task_to_dict(result: TaskResult) -> dict[str, Any]:
     return {
         "task": result.task,
         "seconds": _number(float(result.seconds)),
         "notes": list(result.notes),
-        "details": dict(result.details),
+        "details": _plain(result.details),
         "item_ids": list(result.item_ids),
         "metrics": [
             {

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ingle.evaluate.compare import Comparison, Report
+from ingle.evaluate.compare import Report
 from ingle.evaluate.result import EvalResult, Metric, TaskResult
 from ingle.evaluate.statistics import Interval, binomial_stderr, normal_interval, wilson_interval
 
@@ -17,7 +17,6 @@ __all__ = [
     "difference_text",
     "error_text",
     "interval_of",
-    "is_share",
     "markdown",
     "score_table",
     "value_text",
@@ -40,7 +39,7 @@ def score_table(result: EvalResult) -> Table:
         chance = chance_of(task)
         for number, metric in enumerate(task.metrics):
             interval = interval_of(task, metric)
-            share = is_share(metric)
+            share = metric.is_share
             rows.append(
                 (
                     task.task if number == 0 else "",
@@ -61,7 +60,7 @@ def comparison_table(report: Report) -> Table:
     """A row for each comparison."""
     rows = []
     for row in report.comparisons:
-        share = _in_unit(row)
+        share = row.is_share
         rows.append(
             (
                 row.task,
@@ -87,15 +86,6 @@ def markdown(table: Table) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
-def is_share(metric: Metric) -> bool:
-    """Whether a metric is a share of right answers, or a score from 0 to 1 like one, and is shown in percent."""
-    return (
-        metric.higher_is_better
-        and -1e-9 <= metric.value <= 1 + 1e-9
-        and all(0 <= value <= 1 or math.isnan(value) for value in metric.values)
-    )
-
-
 def interval_of(task: TaskResult, metric: Metric) -> Interval | None:
     """The 95% interval of a metric's value; None where it has no standard error.
 
@@ -104,7 +94,7 @@ def interval_of(task: TaskResult, metric: Metric) -> Interval | None:
     """
     if metric.stderr is None or not math.isfinite(metric.stderr) or not math.isfinite(metric.value):
         return None
-    if not is_share(metric):
+    if not metric.is_share:
         return normal_interval(metric.value, metric.stderr)
     known = [value for value in metric.values if not math.isnan(value)]
     if known and all(value in (0, 1) for value in known):
@@ -140,10 +130,6 @@ def error_text(value: float, share: bool) -> str:
     if not math.isfinite(value):
         return "-"
     return f"{100 * value:.1f}" if share else f"{value:#.2g}"
-
-
-def _in_unit(row: Comparison) -> bool:
-    return row.higher_is_better and 0 <= row.a <= 1 and 0 <= row.b <= 1
 
 
 def _span(interval: Interval, share: bool, *, signed: bool = False) -> str:

@@ -1,0 +1,161 @@
+"""One model measured: what is there already, what is to do, and what is kept after each task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ingle.errors import IngleError, UsageError
+
+if TYPE_CHECKING:
+    from ingle.cli.eval_jobs import Asked, Job
+    from ingle.cli.eval_view import EvalView
+    from ingle.engine.model import Model
+    from ingle.evaluate.result import EvalResult
+
+__all__ = ["Run", "open_model"]
+
+
+class Run:
+    """One model measured with all that was asked for. result: what is finished, also after an error or Ctrl-C."""
+
+    def __init__(self, model: str | None, asked: Asked, options: dict[str, Any], out: Path | None = None) -> None:
+        self.model, self.asked, self.options, self.out = model, asked, options, out
+        self.result: EvalResult | None = None
+        self.interrupted = False
+        self._problems: list[tuple[str, IngleError]] = []
+        self._n_jobs = 0
+
+    def __call__(self) -> None:
+        from ingle.cli.eval_jobs import check_packages, plan_jobs
+        from ingle.cli.eval_view import EvalView, say
+
+        jobs, left_out = plan_jobs(self.asked)
+        packages = {package for job in jobs for package in job.packages}
+        check_packages(packages | ({"matplotlib"} if self.options["picture"] is not None else set()))
+        begun = self._begin()
+        todo = [job for job in jobs if not self._is_done(begun, job)]
+        self.result, self._n_jobs = begun, len(jobs)
+        for note in left_out:
+            say(note)
+        if len(todo) < len(jobs):
+            say(f"{self.out} has {len(jobs) - len(todo)} of {len(jobs)} tasks already.")
+        if not todo:
+            return
+        try:
+            with open_model(self.model, self.options) as model, EvalView(len(todo)) as view:
+                for job in todo:
+                    self._run(job, model, view)
+        except KeyboardInterrupt:
+            self.interrupted = True
+
+    def raise_problems(self) -> None:
+        """Raises the error of a task that could not be measured; of one among others, UsageError that names it."""
+        if self._problems and self._n_jobs == 1:
+            raise self._problems[0][1]
+        if self._problems:
+            told = " ".join(f"{task}: {error}" for task, error in self._problems)
+            raise UsageError(f"{len(self._problems)} of {self._n_jobs} tasks could not be measured. {told}")
+
+    def _run(self, job: Job, model: Model, view: EvalView) -> None:
+        assert self.result is not None
+        view(job.task, 0, 1)
+        try:
+            results = job(model, view)
+        except IngleError as error:  # the other tasks can go on
+            self._problems.append((job.task, error))
+            return
+        self.result = self.result.with_results(*results)
+        if self.out is not None:
+            self.result.save(self.out)
+        view.finished(results)
+
+    def _begin(self) -> EvalResult:
+        """A result without tasks, or the one that is in the file. Raises UsageError where that is of something else."""
+        from ingle.cli.console import loading_bar
+        from ingle.engine.model import DEFAULT_CONTEXT, bundled_model, context_of
+        from ingle.evaluate.identity import model_info
+        from ingle.evaluate.result import EvalResult
+        from ingle.models.checkpoint import open_checkpoint
+        from ingle.text import metadata_from_hf
+
+        path = bundled_model() if self.model is None else Path(self.model)
+        asked = self.options["context"]
+        checkpoint = open_checkpoint(path, asked or DEFAULT_CONTEXT, metadata_from_hf)
+        try:
+            settings = {name: self.options[name] for name in ("limit", "seed", "backend")}
+            settings["context"] = context_of(checkpoint, asked)
+            with loading_bar("Reading") as report:
+                info = model_info(checkpoint, path, report)
+        finally:
+            checkpoint.close()
+        fresh = EvalResult(info, settings, _versions())
+        if self.out is None or not self.out.exists():
+            return fresh
+        kept = EvalResult.load(self.out)
+        if kept.model.sha256 != info.sha256:
+            raise UsageError(
+                f"{self.out} is the result of another model ({kept.model.name}, {kept.model.file}); give another "
+                "name, or delete it."
+            )
+        for name, value in settings.items():
+            if kept.settings.get(name) != value:
+                raise UsageError(
+                    f"{self.out} was measured with {_said(name, kept.settings.get(name))}, and this asks for "
+                    f"{_said(name, value)}; give another name, or delete it."
+                )
+        return kept
+
+    def _is_done(self, result: EvalResult, job: Job) -> bool:
+        """Whether the result has this job. Raises UsageError where it was measured with other settings."""
+        for task in result.results:
+            measured, kept = job.of(task)
+            if measured != job.task:
+                continue
+            for name, value in job.settings.items():
+                before = kept.get(name)
+                if before != value:
+                    raise UsageError(
+                        f"{self.out} has {job.task} with {_said(name, before)}, and this asks for "
+                        f"{_said(name, value)}; give another name, or delete it."
+                    )
+            return True
+        return False
+
+
+def _said(name: str, value: object) -> str:
+    return f"no {name} given" if value is None else f"{name} {value}"
+
+
+def open_model(path: str | None, options: dict[str, Any]) -> Model:
+    """Load a model with as many slots as evaluating has use for, with a bar where that takes long."""
+    from ingle.cli.console import loading_bar
+    from ingle.engine.model import load
+    from ingle.evaluate.batch import evaluate_slots
+
+    n_slots = evaluate_slots(path, context=options["context"], backend=options["backend"])
+    with loading_bar("Loading") as report:
+        return load(
+            path,
+            context=options["context"],
+            threads=options["threads"],
+            backend=options["backend"],
+            n_slots=n_slots,
+            on_progress=report,
+        )
+
+
+def _versions() -> dict[str, str]:
+    """Of what the figures depend on."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import ingle
+
+    found = {"ingle": ingle.__version__, "python": platform.python_version()}
+    for package in ("numpy", "tokenizers", "lm_eval", "llguidance"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
