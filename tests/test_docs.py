@@ -133,7 +133,7 @@ def test_readme_lists_every_family() -> None:
 def test_the_card_that_the_readme_links_is_that_of_the_bundled_model() -> None:
     from ingle.engine.model import bundled_model
 
-    (card,) = re.findall(r"\]\((training/[^)]*MODEL_CARD\.md)\)", README)
+    (card,) = set(re.findall(r"\]\((training/[^)]*MODEL_CARD\.md)\)", README))
     text = (ROOT / card).read_text()
     data = bundled_model().read_bytes()
     for fact in (f"`src/ingle/data/{bundled_model().name}`", str(len(data)), hashlib.sha256(data).hexdigest()):
