@@ -1,4 +1,4 @@
-"""What ingle-tiny reads to learn English: stories, books, simple news, encyclopaedia articles, short questions and answers.
+"""What ingle-tiny reads to learn English: stories, books, simple news, encyclopaedia articles, short answers.
 
 `python texts.py SHARED_DATA OUT` writes one JSON Lines file a source. Licences and credits: SOURCES in MODEL_CARD.md.
 """
@@ -19,11 +19,27 @@ import corpus
 
 #: Public-domain books that are told to children, by author and title.
 CHILDRENS_BOOKS = (
-    "Abbie Farwell Brown/", "Anna Sewell/", "Edith Nesbit/", "Frances Hodgson Burnett/", "Hans Christian Andersen/",
-    "Hugh Lofting/", "Johanna Spyri/", "L. Frank Baum/", "Lucy Maud Montgomery/Anne of Green", "Lucy Maud Montgomery/Chr",
-    "Oscar Wilde/The Happy", "Rudyard Kipling/The Jungle", "Lewis Carroll/", "Carlo Collodi/", "Kenneth Grahame/",
-    "James M. Barrie/", "J. M. Barrie/", "Jacob Grimm/", "Brothers Grimm/", "Aesop/",
-)  # fmt: skip
+    "Abbie Farwell Brown/",
+    "Anna Sewell/",
+    "Edith Nesbit/",
+    "Frances Hodgson Burnett/",
+    "Hans Christian Andersen/",
+    "Hugh Lofting/",
+    "Johanna Spyri/",
+    "L. Frank Baum/",
+    "Lucy Maud Montgomery/Anne of Green",
+    "Lucy Maud Montgomery/Chr",
+    "Oscar Wilde/The Happy",
+    "Rudyard Kipling/The Jungle",
+    "Lewis Carroll/",
+    "Carlo Collodi/",
+    "Kenneth Grahame/",
+    "James M. Barrie/",
+    "J. M. Barrie/",
+    "Jacob Grimm/",
+    "Brothers Grimm/",
+    "Aesop/",
+)
 PARAGRAPHS = 1600  # characters of a piece of a book or article
 WIKI_BYTES = 7 << 20
 
