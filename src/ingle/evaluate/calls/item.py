@@ -107,9 +107,7 @@ def _item(record: Mapping[str, Any], where: str) -> Item:
     for call in calls:
         if call.name not in known:
             raise DataError(f"{where} expects a call of {call.name!r}, which is none of its tools.")
-    return Item(
-        str(record.get("id", where)), str(record.get("source", "items")), tuple(messages), tuple(tools), calls
-    )
+    return Item(str(record.get("id", where)), str(record.get("source", "items")), tuple(messages), tuple(tools), calls)
 
 
 def _is_message(value: object) -> bool:

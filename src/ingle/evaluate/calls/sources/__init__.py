@@ -24,7 +24,10 @@ SOURCES = {
     "clinc150": ("clinc150_data_full.json", "CLINC150: 8 of 46 tools without arguments"),
     "out_of_scope": ("clinc150_data_full.json", "CLINC150's requests that no tool fits, with tools of SNIPS and HWU64"),
     "sgd": ("sgd_compact.jsonl.xz", "Schema-Guided Dialogue: first turns, services of known kinds"),
-    "sgd_new": ("sgd_compact.jsonl.xz", "Schema-Guided Dialogue: first turns, kinds of services not in its training part"),
+    "sgd_new": (
+        "sgd_compact.jsonl.xz",
+        "Schema-Guided Dialogue: first turns, kinds of services not in its training part",
+    ),
     "bfcl_simple": ("bfcl/BFCL_v4_simple_python.json", "BFCL: one function"),
     "bfcl_multiple": ("bfcl/BFCL_v4_multiple.json", "BFCL: one of several functions"),
     "bfcl_parallel": ("bfcl/BFCL_v4_parallel.json", "BFCL: several calls"),
