@@ -42,7 +42,7 @@ def test_rows_of_scores() -> None:
     assert table.rows == (
         ("arc", "acc", "40.0%", "11.2", "21.9 .. 61.3", "25.0%", "20", "1.5"),
         ("perplexity", "bits_per_byte", "1.028", "0.012", "1.005 .. 1.052", "", "30", "61.0"),
-        ("", "perplexity", "12,345.6", "", "", "", "30", ""),
+        ("", "perplexity", "12,346", "", "", "", "30", ""),
     )
     assert markdown(table).splitlines()[:2] == [
         "| task | metric | score | ± s.e. | 95% interval | chance | items | seconds |",
@@ -69,6 +69,7 @@ def test_what_is_shown_in_percent() -> None:
     assert Metric("wrong_refusal", 0.5, None, 2, False, (0.0, 1.0, float("nan"))).is_share
     assert not Metric("kl", 0.5, None, 2, False, (0.25, 0.75)).is_share
     assert not Metric("kl", 0.5, None, 2, False).is_share
+    assert not Metric("kl", 0.0, None, 2, False, (0.0, 0.0)).is_share
     assert not Metric("score", 1.5, None, 2).is_share
     assert not Metric("acc", float("nan"), None, 0).is_share
 
@@ -85,13 +86,11 @@ def test_intervals_of_metrics() -> None:
 
 
 def test_figures_as_text() -> None:
-    assert [value_text(v, False) for v in (0.0, 1.23456, 123.456, float("inf"), float("nan"))] == [
-        "0.000",
-        "1.235",
-        "123.5",
-        "infinite",
-        "-",
-    ]
+    values = (0.0, 1.23456, -123.456, 1234567.8, 0.0000123456, 0.00000123456, float("inf"), float("nan"))
+    shown = ["0", "1.235", "-123.5", "1,234,568", "0.00001235", "1.235e-06", "infinite", "-"]
+    assert [value_text(value, False) for value in values] == shown
+    assert [error_text(value, False) for value in (0.0, 17.4, 2.04e5, 0.0123)] == ["0", "17", "204,000", "0.012"]
+    assert [difference_text(value, False) for value in (0.0521, -1500.0)] == ["+0.0521", "-1,500"]
     assert difference_text(-0.0123, True) == "-1.2"
     assert error_text(float("nan"), True) == "-"
 

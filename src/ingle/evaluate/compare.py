@@ -129,6 +129,7 @@ class _Paired:
 
     task: str
     metric: Metric
+    is_share: bool
     a: NDArray[np.float64]
     b: NDArray[np.float64]
     weights: NDArray[np.float64] | None
@@ -199,7 +200,8 @@ class _Pairing:
             if len(set(chosen)) == len(chosen):
                 chosen = None
         picked = None if weights is None else weights[self.at_a][known]
-        return _Paired(self.a.task, metric, x[known], y[known], picked, chosen)
+        is_share = metric.is_share or other.is_share
+        return _Paired(self.a.task, metric, is_share, x[known], y[known], picked, chosen)
 
 
 def _keys(item_ids: tuple[str, ...]) -> list[tuple[str, int]]:
@@ -261,7 +263,7 @@ def _comparison(pair: _Paired, test: tuple[Interval, float, float, str], p_holm:
         task=pair.task,
         metric=pair.metric.name,
         higher_is_better=pair.metric.higher_is_better,
-        is_share=pair.metric.is_share,
+        is_share=pair.is_share,
         n=len(pair.a),
         a=a,
         b=b,

@@ -72,9 +72,10 @@ class Metric:
     def is_share(self) -> bool:
         """Whether this is a share of items, or a score from 0 to 1 like one, which people read in percent.
 
-        Of figures that are better when lower (a divergence in nats is no share), only those that count items.
+        Of figures that are better when lower (a divergence in nats is no share), only those that count items; a
+        divergence of 0 everywhere counts none.
         """
-        counts = bool(self.values) and all(value in (0, 1) or math.isnan(value) for value in self.values)
+        counts = 1 in self.values and all(value in (0, 1) or math.isnan(value) for value in self.values)
         return -1e-9 <= self.value <= 1 + 1e-9 and (self.higher_is_better or counts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ingle.evaluate.compare import Report
@@ -97,7 +97,9 @@ def interval_of(task: TaskResult, metric: Metric) -> Interval | None:
     if not metric.is_share:
         return normal_interval(metric.value, metric.stderr)
     known = [value for value in metric.values if not math.isnan(value)]
-    if known and all(value in (0, 1) for value in known):
+    weights = task.details.get("weights")
+    weighted = isinstance(weights, Mapping) and metric.name in weights
+    if known and not weighted and all(value in (0, 1) for value in known):
         independent = binomial_stderr(sum(known) / len(known), len(known))
         if math.isclose(metric.stderr, independent, rel_tol=0.02, abs_tol=1e-9):
             return wilson_interval(sum(known), len(known))
@@ -114,22 +116,30 @@ def chance_of(task: TaskResult) -> float | None:
 
 
 def value_text(value: float, share: bool) -> str:
-    """A value: shares in percent with a digit after the point, others with four digits."""
+    """A value: shares in percent with a digit after the point, others with four digits or more."""
     if not math.isfinite(value):
         return "-" if math.isnan(value) else "infinite"
-    return f"{100 * value:.1f}%" if share else f"{value:,.1f}" if abs(value) >= 1000 else f"{value:#.4g}"
+    return f"{100 * value:.1f}%" if share else _digits(value, 4)
 
 
 def difference_text(value: float, share: bool) -> str:
     """A difference with its sign: of shares in percentage points."""
-    return f"{100 * value:+.1f}" if share else f"{value:+#.3g}"
+    return f"{100 * value:+.1f}" if share else _digits(value, 3, "+")
 
 
 def error_text(value: float, share: bool) -> str:
     """An error or a distance, in the unit of the value, without it."""
     if not math.isfinite(value):
         return "-"
-    return f"{100 * value:.1f}" if share else f"{value:#.2g}"
+    return f"{100 * value:.1f}" if share else _digits(value, 2)
+
+
+def _digits(value: float, n: int, sign: str = "") -> str:
+    """At least n digits that count: 0.01234, 12.34, 123,456."""
+    if value == 0:
+        return "0"
+    before = math.floor(math.log10(abs(value)))
+    return f"{value:{sign}.{n - 1}e}" if before < -5 else f"{value:{sign},.{max(0, n - 1 - before)}f}"
 
 
 def _span(interval: Interval, share: bool, *, signed: bool = False) -> str:
