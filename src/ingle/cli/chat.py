@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ingle.cli.console import Writer, loading_bar, notes, write_whole
+from ingle.cli.console import loading_bar, new_writer, notes, write_whole
 from ingle.errors import IngleError, UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ingle.engine.generate import Generation
     from ingle.engine.model import Model, Options
     from ingle.engine.token import Token
+    from ingle.text.tools import Tool
 
 __all__ = ["Conversation", "converse", "unfinished"]
 
@@ -32,11 +33,17 @@ KEYS = (
 
 
 def converse(
-    model: Model, system: str | None, options: Options, *, history: Path | None = None, verbose: bool = False
+    model: Model,
+    system: str | None,
+    options: Options,
+    *,
+    tools: Sequence[Tool] = (),
+    history: Path | None = None,
+    verbose: bool = False,
 ) -> None:
     """Hold a conversation until its end: /exit, Ctrl-D, or the end of stdin."""
     interactive = sys.stdin.isatty()
-    conversation = Conversation(model, system, options, verbose=verbose, interactive=interactive)
+    conversation = Conversation(model, system, options, tools=tools, verbose=verbose, interactive=interactive)
     if not interactive:
         conversation.run(_read_pipe)
         return
@@ -48,10 +55,17 @@ class Conversation:
     """Reads messages and commands, and writes answers."""
 
     def __init__(
-        self, model: Model, system: str | None, options: Options, *, verbose: bool = False, interactive: bool = True
+        self,
+        model: Model,
+        system: str | None,
+        options: Options,
+        *,
+        tools: Sequence[Tool] = (),
+        verbose: bool = False,
+        interactive: bool = True,
     ) -> None:
         self._model = model
-        self._chat = model.chat(system, **options)
+        self._chat = model.chat(system, tools=tools, **options)
         self._verbose = verbose
         self._interactive = interactive
         self._limited = options.get("max_tokens") is not None
@@ -106,7 +120,7 @@ class Conversation:
     def _say(self, ask: Callable[[Options], Generation]) -> None:
         """Write an answer as it comes. At a terminal, Ctrl-C ends the answer only."""
         tokens: list[Token] = []
-        writer = Writer()
+        writer = new_writer(self._chat.tools)
         try:
             with ExitStack() as reading, ask({"on_prefill": reading.enter_context(loading_bar("Reading"))}) as answer:
                 self._last = answer, tokens

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -18,6 +18,9 @@ from ingle.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ingle.cli.calls import CallWriter
+    from ingle.text.tools import Tool
+
 __all__ = [
     "SLOW_S",
     "Writer",
@@ -25,6 +28,7 @@ __all__ = [
     "console",
     "json_line",
     "loading_bar",
+    "new_writer",
     "notes",
     "read_stdin",
     "size",
@@ -66,6 +70,15 @@ class Writer:
         """Begin a new line, unless one has begun."""
         if not self._newline:
             self.write("\n")
+
+
+def new_writer(tools: Sequence[Tool] = ()) -> Writer | CallWriter:
+    """What writes an answer of a model that has these tools."""
+    if not tools:
+        return Writer()
+    from ingle.cli.calls import CallWriter
+
+    return CallWriter()
 
 
 def clean(text: str) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ingle.engine.generate import Generation
     from ingle.engine.model import Model, Options
     from ingle.engine.token import Token
+    from ingle.text.tools import Tool
 
 __all__ = ["command", "model_and_prompt"]
 
@@ -31,9 +32,7 @@ __all__ = ["command", "model_and_prompt"]
     "-t",
     "--temperature",
     type=click.FloatRange(0),
-    default=0.8,
-    show_default=True,
-    help="0 takes the most likely token each time; higher is more varied.",
+    help="0 takes the most likely token each time; higher is more varied. [default: 0.8; with --tools 0]",
 )
 @click.option(
     "--top-k", type=click.IntRange(0), default=40, show_default=True, help="Only the K most likely tokens; 0 = all."
@@ -66,6 +65,12 @@ __all__ = ["command", "model_and_prompt"]
     "--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be given several times."
 )
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
+@click.option(
+    "--tools",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A JSON file of tools that the model may call; its calls are printed as JSON, one a line.",
+)
+@click.option("--no-grammar", is_flag=True, help="With --tools, do not hold calls to the tools' schemas.")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
 @click.option(
     "-c",
@@ -99,6 +104,7 @@ def command(model: str | None, prompt: str | None, **options: Any) -> None:
       ingle run "Once upon a time"
       ingle run model.gguf "Why is the sky blue?" --max-tokens 100
       ingle run model.gguf
+      ingle run model.gguf --tools examples/tools.json "wake me at six tomorrow"
     """
     path, prompt = model_and_prompt(model, prompt)
     if prompt is None and (options["as_json"] or options["raw"]):
@@ -107,6 +113,10 @@ def command(model: str | None, prompt: str | None, **options: Any) -> None:
         )
     if options["raw"] and options["system"] is not None:
         raise UsageError("--system needs the chat template that --raw leaves out; give one of them.")
+    if options["raw"] and options["tools"] is not None:
+        raise UsageError("--tools needs the chat template that --raw leaves out; give one of them.")
+    if options["no_grammar"] and options["tools"] is None:
+        raise UsageError("--no-grammar is about calls; give --tools with it.")
     if prompt == "-":
         from ingle.cli.console import read_stdin
 
@@ -116,8 +126,11 @@ def command(model: str | None, prompt: str | None, **options: Any) -> None:
 
     from ingle.engine.sampling import SamplingParams
 
+    temperature = options["temperature"]
+    if temperature is None:
+        temperature = 0.8 if options["tools"] is None else 0.0
     params = SamplingParams(
-        temperature=options["temperature"],
+        temperature=temperature,
         top_k=options["top_k"],
         top_p=options["top_p"],
         min_p=options["min_p"],
@@ -127,13 +140,23 @@ def command(model: str | None, prompt: str | None, **options: Any) -> None:
     sampling: Options = {**asdict(params), "stop": options["stop"]}  # type: ignore[typeddict-item]
     if options["max_tokens"] is not None or prompt is not None:
         sampling["max_tokens"] = options["max_tokens"] or 512
+    tools: list[Tool] = []
+    if options["tools"] is not None:
+        from ingle.cli.calls import grammar_of, tools_of
+
+        tools = tools_of(options["tools"])
+        if not options["no_grammar"]:
+            sampling["grammar"] = grammar_of(tools)
     with open_model(path, options) as loaded:
+        if tools and not loaded.has_template:
+            raise UsageError(f"--tools needs a chat template, and {loaded.name} has none; use a model that was taught.")
         if prompt is None:
             from ingle.cli.chat import converse
 
-            converse(loaded, options["system"], sampling, history=options["history"], verbose=options["verbose"])
+            settings = {"history": options["history"], "verbose": options["verbose"]}
+            converse(loaded, options["system"], sampling, tools=tools, **settings)
         else:
-            _answer(loaded, prompt, sampling, options)
+            _answer(loaded, prompt, sampling, options, tools)
 
 
 def model_and_prompt(first: str | None, second: str | None) -> tuple[str | None, str | None]:
@@ -169,21 +192,24 @@ def open_model(path: str | None, options: dict[str, Any]) -> Model:
         )
 
 
-def _answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any]) -> None:
+def _answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any], tools: list[Tool]) -> None:
     """One prompt, one answer on stdout."""
     from contextlib import ExitStack
 
-    from ingle.cli.console import Writer, loading_bar
+    from ingle.cli.console import loading_bar, new_writer
 
     raw = options["raw"] or not model.has_template
     if raw and options["system"] is not None:
         raise UsageError(f"--system needs a chat template, and {model.name} has none; put the text into the prompt.")
     tokens: list[Token] = []
-    writer = None if options["as_json"] else Writer()
+    writer = None if options["as_json"] else new_writer(tools)
     interrupted = False
     with ExitStack() as reading:
         sampling = {**sampling, "on_prefill": reading.enter_context(loading_bar("Reading"))}
-        answer = model.generate(prompt, **sampling) if raw else model.chat(options["system"]).send(prompt, **sampling)
+        if raw:
+            answer = model.generate(prompt, **sampling)
+        else:
+            answer = model.chat(options["system"], tools=tools).send(prompt, **sampling)
         # Without a template, or with one that only continues, question and answer are one text.
         if writer is not None and model.tokenizer.decode(answer.prompt_tokens).endswith(prompt):
             writer.echo(prompt)
@@ -199,7 +225,7 @@ def _answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any
     if writer is not None:
         writer.end()
     else:
-        _print_record(model, prompt, answer, tokens, interrupted)
+        _print_record(model, prompt, answer, tokens, interrupted, tools)
     if options["verbose"]:
         from ingle.cli.report import report
 
@@ -217,13 +243,21 @@ def _tell_if_cut(tokens: list[Token], options: dict[str, Any]) -> None:
         notes().print(f"[dim]\\[cut after {len(tokens)} tokens; --max-tokens asks for more][/dim]")
 
 
-def _print_record(model: Model, prompt: str, answer: Generation, tokens: list[Token], interrupted: bool) -> None:
+def _print_record(
+    model: Model, prompt: str, answer: Generation, tokens: list[Token], interrupted: bool, tools: list[Tool]
+) -> None:
     """The one record on stdout."""
     from dataclasses import asdict
 
     import ingle
     from ingle.cli.console import json_line
 
+    text = "".join(token.text for token in tokens)
+    calls = {}
+    if tools:
+        from ingle.cli.calls import calls_record
+
+        calls = calls_record(text)
     record = {
         "model": model.name,
         "family": model.spec.family,
@@ -231,7 +265,8 @@ def _print_record(model: Model, prompt: str, answer: Generation, tokens: list[To
         "ingle": ingle.__version__,
         "context": model.context,
         "prompt": prompt,
-        "text": "".join(token.text for token in tokens),
+        "text": text,
+        **calls,
         "finish_reason": "interrupted" if interrupted else tokens[-1].finish_reason,
         "tokens": [
             {"id": token.token_id, "text": token.text, "logprob": token.logprob, "time_s": token.time_s}
