@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shlex
 import subprocess
@@ -78,6 +79,43 @@ def test_a_model_is_made_as_written(document: str, tmp_path: Path) -> None:
     for command in block:
         done = subprocess.run(script_of(command), shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, f"{command}: {done.stderr}"
+
+
+def test_a_model_is_measured_as_written(tmp_path: Path) -> None:
+    """The commands of the guide, in order, with a few questions in its folder and a short text."""
+    for package in ("lm_eval", "matplotlib"):
+        pytest.importorskip(package)
+    from ingle.engine.model import bundled_model
+
+    (block,) = console_blocks((ROOT / "docs" / "evaluation.md").read_text())
+    (tmp_path / "model.gguf").symlink_to(bundled_model())
+    (tmp_path / "text.txt").write_text("Once upon a time there was a bird. It sang all day in a tall tree.\n" * 20)
+    (tmp_path / "eval").mkdir()
+    for task, rows in questions().items():
+        (tmp_path / "eval" / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for command in block:
+        done = subprocess.run(script_of(command), shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        assert done.stdout.strip()
+    assert {"scores.png", "differences.png"} <= {child.name for child in tmp_path.iterdir()}
+
+
+def questions() -> dict[str, list[dict[str, object]]]:
+    """A few, in the columns of their data sets."""
+    arc = [
+        {
+            "id": str(n),
+            "question": f"What is {n} and {n}?",
+            "choices": {"text": [str(2 * n), "a bird", "a tree", str(3 * n + 1)], "label": list("ABCD")},
+            "answerKey": "A",
+        }
+        for n in range(1, 13)
+    ]
+    piqa = [
+        {"goal": f"To carry {n} apples,", "sol1": "use a bag.", "sol2": "use a cloud.", "label": n % 2}
+        for n in range(12)
+    ]
+    return {"arc_easy": arc, "piqa": piqa}
 
 
 @pytest.mark.parametrize("command", readme_commands())

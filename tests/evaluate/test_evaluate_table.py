@@ -81,6 +81,10 @@ def test_intervals_of_metrics() -> None:
     found = interval_of(TaskResult("t", (wide,), tuple("abcd")), wide)
     assert found is not None
     assert (found.low, found.high) == (0.0, 1.0)
+    for loss, low in ((Metric("ppl", 5.0, 4.0, 3, False), 0.0), (Metric("logprob", -5.0, 4.0, 3), -12.8)):
+        interval = interval_of(TaskResult("t", (loss,)), loss)
+        assert interval is not None
+        assert interval.low == pytest.approx(low, abs=0.05)
     for metric in (Metric("m", 0.5, None, 2), Metric("m", 0.5, float("nan"), 1), Metric("m", float("inf"), 0.1, 2)):
         assert interval_of(TaskResult("t", (metric,)), metric) is None
 

@@ -90,12 +90,14 @@ def interval_of(task: TaskResult, metric: Metric) -> Interval | None:
     """The 95% interval of a metric's value; None where it has no standard error.
 
     Wilson's where the items are independent hits and misses, so that 0% of twenty is not sure to be 0%; else 1.96
-    standard errors each way, for shares within 0 and 1.
+    standard errors each way, for shares within 0 and 1, for losses and perplexities not below 0.
     """
     if metric.stderr is None or not math.isfinite(metric.stderr) or not math.isfinite(metric.value):
         return None
+    found = normal_interval(metric.value, metric.stderr)
     if not metric.is_share:
-        return normal_interval(metric.value, metric.stderr)
+        never_negative = not metric.higher_is_better and metric.value >= 0 and min(metric.values, default=0) >= 0
+        return Interval(max(0.0, found.low), found.high) if never_negative else found
     known = [value for value in metric.values if not math.isnan(value)]
     weights = task.details.get("weights")
     weighted = isinstance(weights, Mapping) and metric.name in weights
@@ -103,7 +105,6 @@ def interval_of(task: TaskResult, metric: Metric) -> Interval | None:
         independent = binomial_stderr(sum(known) / len(known), len(known))
         if math.isclose(metric.stderr, independent, rel_tol=0.02, abs_tol=1e-9):
             return wilson_interval(sum(known), len(known))
-    found = normal_interval(metric.value, metric.stderr)
     return Interval(max(0.0, found.low), min(1.0, found.high))
 
 
