@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ingle.errors import DataError
 from ingle.evaluate.calls.sources.catalogue import CLINC_SUBJECTS, CLINC_TOOLS
 from ingle.evaluate.calls.sources.files import list_of, object_of, read_json, text_of
 from ingle.evaluate.calls.sources.request import Request
@@ -35,6 +36,10 @@ def _rows(folder: Path, parts: tuple[str, ...]) -> list[tuple[str, str]]:
     rows = []
     for part in parts:
         for row in list_of(data.get(part), f"{path.name}, {part}"):
-            text, intent = (text_of(value, path.name) for value in list_of(row, path.name)[:2])
-            rows.append((" ".join(text.split()), intent))
+            values = [text_of(value, path.name) for value in list_of(row, path.name)]
+            if len(values) != 2:
+                raise DataError(
+                    f"{path.name}, {part}, has a row of {len(values)} values; expected a text and its intent."
+                )
+            rows.append((" ".join(values[0].split()), values[1]))
     return rows

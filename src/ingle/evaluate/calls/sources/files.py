@@ -35,12 +35,13 @@ def read_json(path: Path) -> Any:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON Lines file, which may be packed by xz. Raises DataError."""
-    size = 0
+    number, left = 0, _MAX_BYTES
     try:
         with lzma.open(path, "rb") if path.suffix == ".xz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                size += len(line)
-                if size > _MAX_BYTES:
+            # Each line is read no further than the limit: a packed file of a few KiB may hold a line of many GiB.
+            while line := file.readline(left + 1):
+                number, left = number + 1, left - len(line)
+                if left < 0:
                     raise DataError(f"{path} has more than {_MAX_BYTES} bytes; that is none of the known data sets.")
                 try:
                     record = json.loads(line)
@@ -49,6 +50,8 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield object_of(record, f"{path.name}, line {number}")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except EOFError:
+        raise DataError(f"{path} ends too early; get the data set anew.") from None
     except lzma.LZMAError as error:
         raise DataError(f"{path} is damaged ({error}); get the data set anew.") from None
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from ingle.errors import UsageError
 from ingle.evaluate.calls.item import Expected, Item
 from ingle.evaluate.calls.sources import clinc, nlu, sgd, snips
 from ingle.evaluate.calls.sources.catalogue import CLINC_TOOLS, NLU_TOOLS, SNIPS_TOOLS, Entry
@@ -18,9 +19,15 @@ __all__ = ["N_TOOLS", "items", "new_kinds", "tools_of"]
 
 N_TOOLS = 8  # offered with each request
 
+#: The tools that are offered with a request, in any order.
+_Offering = Callable[[Request, random.Random], list[Tool]]
+
 
 def items(source: str, folder: Path, split: Split = "test") -> list[Item]:
-    """The items of a source. Texts that occur twice (by `normalised`) are taken once."""
+    """The items of a source. Texts that occur twice (by `normalised`) are taken once.
+
+    Raises UsageError for a source that is none, DataError for files that are missing or not sound.
+    """
     if source == "snips":
         found = snips.requests(folder)
         offered = tools_of(found, SNIPS_TOOLS.values())
@@ -37,7 +44,9 @@ def items(source: str, folder: Path, split: Split = "test") -> list[Item]:
         part = {"train": "train", "validation": "val", "test": "test"}[split]
         both = tools_of([*snips.requests(folder), *nlu.hwu64(folder)], [*SNIPS_TOOLS.values(), *NLU_TOOLS.values()])
         return _items(source, clinc.out_of_scope(folder, part), _Offer(both, {**SNIPS_TOOLS, **NLU_TOOLS}))
-    return _sgd(source, folder, {"train": "train", "validation": "dev", "test": "test"}[split])
+    if source in ("sgd", "sgd_new"):
+        return _sgd(source, folder, {"train": "train", "validation": "dev", "test": "test"}[split])
+    raise UsageError(f"There is no source of requests named {source!r}.")
 
 
 def tools_of(requests: Iterable[Request], entries: Iterable[Entry]) -> dict[str, Tool]:
@@ -85,7 +94,9 @@ def _sgd(source: str, folder: Path, part: str) -> list[Item]:
         for service, request in sgd.requests(folder, part)
         if (service.rpartition("_")[0] in new) == (source == "sgd_new")
     ]
-    own = {normalised(request.text): service for service, request in found}
+    own: dict[str, str] = {}
+    for service, request in found:
+        own.setdefault(normalised(request.text), service)  # the first of a text is taken
 
     def offer(request: Request, rng: random.Random) -> list[Tool]:
         service = own[normalised(request.text)]
@@ -106,16 +117,14 @@ def _of(requests: Sequence[Request], split: Split) -> list[Request]:
     return [request for request in requests if split_of(request.text) == split]
 
 
-def _items(source: str, requests: Iterable[Request], offer) -> list[Item]:  # type: ignore[no-untyped-def]
+def _items(source: str, requests: Iterable[Request], offer: _Offering) -> list[Item]:
     found: dict[str, Item] = {}
     for request in requests:
         digest = hashlib.sha256(f"{source} {normalised(request.text)}".encode()).hexdigest()[:12]
         rng = random.Random(digest)
         tools = offer(request, rng)
         rng.shuffle(tools)
-        expected = (
-            (Expected(request.tool, {name: (value,) for name, value in request.slots}),) if request.tool else ()
-        )
+        expected = (Expected(request.tool, {name: (value,) for name, value in request.slots}),) if request.tool else ()
         message = {"role": "user", "content": request.text}
         found.setdefault(digest, Item(f"{source}-{digest}", source, (message,), tuple(tools), expected))
     return [found[digest] for digest in sorted(found)]

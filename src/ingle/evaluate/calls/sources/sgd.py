@@ -43,7 +43,8 @@ def tools(folder: Path, part: str) -> dict[str, list[Tool]]:
         here = found.setdefault(text_of(service.get("service_name"), path.name), [])
         for value in list_of(service.get("intents"), path.name):
             intent = object_of(value, path.name)
-            names = [*list_of(intent.get("required_slots"), path.name), *object_of(intent.get("optional_slots"), "")]
+            required = [text_of(name, path.name) for name in list_of(intent.get("required_slots"), path.name)]
+            names = [*required, *object_of(intent.get("optional_slots"), path.name)]
             free = {
                 name: {"type": "string", "description": str(slots[name].get("description", ""))}
                 for name in names
@@ -67,11 +68,15 @@ def requests(folder: Path, part: str) -> list[tuple[str, Request]]:
     for record in read_lines(path):
         if record.get("split") != part:
             continue
-        turn = object_of(list_of(record.get("turns"), path.name)[0], path.name)
+        turns = list_of(record.get("turns"), path.name)
+        if not turns:
+            raise DataError(f"{path.name} has a dialogue without turns; get the data set anew.")
+        turn = object_of(turns[0], path.name)
         text = " ".join(text_of(turn.get("u"), path.name).split())
         name = snake(str(turn.get("intent")))
-        services = [s for s in list_of(record.get("services"), path.name) if name in offered.get(s, ())]
-        slots = [(str(slot), " ".join(str(value).split())) for value, slot in turn.get("slots", ())]
+        named = [text_of(service, path.name) for service in list_of(record.get("services"), path.name)]
+        services = [service for service in named if name in offered.get(service, ())]
+        slots = [_slot(row, path.name) for row in list_of(turn.get("slots", []), path.name)]
         if len(services) != 1 or len({slot for slot, _ in slots}) != len(slots):
             continue
         known = offered[services[0]][name]
@@ -81,3 +86,11 @@ def requests(folder: Path, part: str) -> list[tuple[str, Request]]:
     if not found:
         raise DataError(f"{path} has no dialogues of the part {part!r}; expected {', '.join(PARTS)}.")
     return found
+
+
+def _slot(row: object, where: str) -> tuple[str, str]:
+    """(slot, value) from a row [value, slot]."""
+    values = [text_of(value, where) for value in list_of(row, where)]
+    if len(values) != 2:
+        raise DataError(f"{where} has a slot of {len(values)} values; expected its value and its name.")
+    return values[1], " ".join(values[0].split())
