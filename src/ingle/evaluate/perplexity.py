@@ -99,7 +99,7 @@ def run_perplexity(
         "n_words": int(sum(unit.n_words for unit in units)),
     }
     if reference is not None:
-        details["settings"]["reference"] = reference.name
+        details["settings"]["reference"] = Path(reference.name).name
     ids = tuple(unit.id for unit in units)
     return [TaskResult(TASK, tuple(metrics), ids, perf_counter() - began, (_note(by_document),), details)]
 
