@@ -17,8 +17,11 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 
+from ingle.backends.base import KVType
 from ingle.engine.model import Model, load
 from ingle.errors import ContextError, TemplateError, UsageError
+from ingle.evaluate.batch import evaluate_slots, generate
+from ingle.evaluate.likelihood import rolling, score
 
 __all__ = ["IngleLM"]
 
@@ -42,7 +45,7 @@ class IngleLM(TemplateLM):  # type: ignore[misc]
         threads: int | None = None,
         n_slots: int | None = None,
         backend: str = "native",
-        kv_type: str = "f16",
+        kv_type: KVType = "f16",
         add_bos_token: bool | None = None,
         prefix_token_id: int | None = None,
         batch_size: object = None,
@@ -57,14 +60,9 @@ class IngleLM(TemplateLM):  # type: ignore[misc]
         """
         super().__init__()
         if model is None:
-            model = load(
-                path or pretrained,
-                context=context,
-                threads=threads,
-                n_slots=n_slots,
-                backend=backend,
-                kv_type=kv_type,  # type: ignore[arg-type]
-            )
+            file = path or pretrained
+            n_slots = n_slots or evaluate_slots(file, context=context, backend=backend, kv_type=kv_type)
+            model = load(file, context=context, threads=threads, n_slots=n_slots, backend=backend, kv_type=kv_type)
         self.model = model
         self.on_progress: Callable[[int, int], None] | None = None
         self.n_cut = 0  # prompts that lost their beginning because the context was too small
@@ -134,8 +132,6 @@ class IngleLM(TemplateLM):  # type: ignore[misc]
         return found
 
     def _loglikelihood_tokens(self, requests: Sequence[EncodedRequest], **unused: object) -> list[tuple[float, bool]]:
-        from ingle.evaluate.likelihood import score
-
         self.n_cut += sum(len(context) + len(answer) > self.max_length + 1 for _, context, answer in requests)
         pairs = [(context, answer) for _, context, answer in requests]
         answers = [(found.logprob, found.is_greedy) for found in score(self.model, pairs, on_progress=self.on_progress)]
@@ -145,8 +141,6 @@ class IngleLM(TemplateLM):  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """Log-probability of whole texts, in windows of the context."""
-        from ingle.evaluate.likelihood import rolling
-
         documents = [self.tok_encode(request.args[0]) for request in requests]
         found = rolling(self.model, documents, prefix=self.prefix_token_id, on_progress=self.on_progress)
         for request, likelihood in zip(requests, found, strict=True):
@@ -170,8 +164,6 @@ class IngleLM(TemplateLM):  # type: ignore[misc]
         return texts
 
     def _generate(self, contexts: list[str], asked: dict[str, Any], n_before: int, n_total: int) -> list[str]:
-        from ingle.evaluate.batch import generate
-
         wanted: dict[str, Any] = dict(normalize_gen_kwargs(asked, MAX_NEW_TOKENS))
         if wanted.get("do_sample") or wanted.get("num_beams", 1) != 1:
             raise UsageError("The task wants answers that are sampled or searched for; only greedy ones are made here.")

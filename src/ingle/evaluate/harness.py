@@ -7,11 +7,8 @@ closed form for a standard error (means) ours is the same number, elsewhere it i
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -24,6 +21,7 @@ from ingle.errors import UsageError
 from ingle.evaluate.result import Metric, TaskResult
 from ingle.evaluate.tasks.answers import f1_of_answer
 from ingle.evaluate.tasks.plan import Planned, plan_tasks
+from ingle.evaluate.tasks.surroundings import surroundings
 
 if TYPE_CHECKING:
     from ingle.evaluate.adapter import IngleLM
@@ -65,7 +63,7 @@ def run_tasks(
         raise UsageError("No task was given; name at least one, or a set of tasks.")
     if find_spec("lm_eval") is None:
         raise UsageError("This needs lm-evaluation-harness, which is not installed; run: pip install 'ingle[eval]'.")
-    with _quiet(offline=data is not None):
+    with surroundings(offline=data is not None):
         prepared = [_prepare(plan, shots, limit, seed) for plan in planned]
         from ingle.evaluate.adapter import IngleLM
 
@@ -205,39 +203,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
-
-
-@contextmanager
-def _quiet(*, offline: bool) -> Iterator[None]:
-    """No bars and warnings of lm_eval and datasets on the terminal; with `offline`, neither asks the network.
-
-    huggingface_hub reads the environment once, when it is imported; but with local data nothing of it is called.
-    """
-    wanted = {"HF_HUB_DISABLE_TELEMETRY": "1"}
-    if offline:
-        wanted |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        import datasets
-        import lm_eval.api.task as task_module
-
-        bars = datasets.are_progress_bars_disabled()
-        datasets.disable_progress_bars()
-        tqdm, task_module.tqdm = task_module.tqdm, lambda iterable, **_: iterable  # its bar has no other switch
-        try:
-            yield
-        finally:
-            task_module.tqdm = tqdm
-            if not bars:
-                datasets.enable_progress_bars()
-    finally:
-        logger.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
