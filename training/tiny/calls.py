@@ -40,7 +40,15 @@ SAME = {
     "banks": "bank",
     "travel": "places",
 }
-LENGTHS = (0.15, 0.25, 0.35, 0.45, 0.6, 0.8, 1.0)  # of a conversation, as shares of the longest
+#: Subjects whose tools could answer a request of the first.
+ALIKE = {
+    "restaurant": ("places",),
+    "media": ("cinema",),
+    "alarm": ("timer",),
+    "music": ("radio",),
+    "fact": ("definition",),
+}
+LENGTHS = (0.25, 0.6, 1.0, 1.0, 1.0)  # of a conversation, as shares of the longest
 
 
 @dataclass
@@ -93,10 +101,8 @@ class Writer:
                 shown[pool, name] = made
         order = list(shown)
         rng.shuffle(order)
-        lines = [
-            signature(shown[key].name, shown[key].description, {"properties": shown[key].properties}) for key in order
-        ]
-        messages: list[dict[str, Any]] = [{"role": "system", "content": system(lines)}]
+        tools = [shown[key] for key in order]
+        messages: list[dict[str, Any]] = [{"role": "system", "content": self.listed(tools, [])}]
         subjects = {self.subject(*key) for key in order} | {"joke" if "joke" in str(names) else ""}
         length, limit = rng.choice(LENGTHS) * longest, longest
         for _ in range(64):
@@ -108,7 +114,19 @@ class Writer:
             messages += turn
             if count(messages) > length:
                 break
+        messages[0]["content"] = self.listed(tools, [c for m in messages for c in m.get("tool_calls", ())])
         return {"messages": messages}
+
+    def listed(self, tools: Sequence[Shown], calls: Sequence[dict[str, Any]]) -> str:
+        """What the system turn says; now and then arguments that every call gives are marked as required."""
+        lines, marking = [], self.rng.random() < 0.35
+        for tool in tools:
+            given = [set(call["arguments"]) for call in calls if call["name"] == tool.name]
+            always = set.intersection(*given) if given else set(list(tool.properties)[:1])
+            marked = marking and bool(calls) and self.rng.random() < 0.6
+            required = [name for name in tool.properties if marked and name in always and self.rng.random() < 0.7]
+            lines.append(signature(tool.name, tool.description, {"properties": tool.properties, "required": required}))
+        return system(lines)
 
     def choose(self, kind: str) -> list[tuple[str, str]]:
         """The tools on offer, as (pool, name)."""
@@ -170,6 +188,8 @@ class Writer:
             call = {"name": made.name, "arguments": {a: known[a] for a in made.properties if a in known}}
             if rng.random() < 0.3:
                 text = text[0].upper() + text[1:] + rng.choice((".", "?", "", "!"))
+            if split_of(text) == "test":
+                return None
         else:
             request = rng.choice(self.pools[pool].requests[name])
             changed = self.changed(request, self.pools[pool].values[name])
@@ -181,9 +201,12 @@ class Writer:
 
     def refusal(self, subjects: set[str]) -> list[dict[str, Any]] | None:
         request = self.rng.choice(self.refused if self.rng.random() < 0.6 else self.elsewhere)
-        if request.subject in subjects or "search" in subjects:  # anything can be searched for
+        alike = {request.subject, *ALIKE.get(request.subject, ())}
+        if alike & subjects or "search" in subjects:  # anything can be searched for
             return None
         text = self.dressed(request.text, ())[0]
+        if split_of(text) == "test":
+            return None
         return [{"role": "user", "content": text}, {"role": "assistant", "content": REFUSAL}]
 
     def changed(self, request: Request, values: dict[str, list[str]]) -> Request:
@@ -204,7 +227,7 @@ class Writer:
         rng, kind = self.rng, self.rng.random()
         if kind < 0.2:
             text, slots = text.lower(), [(name, value.lower()) for name, value in slots]
-        elif kind < 0.3:
+        elif kind < 0.3 and not any(text.rstrip().endswith(value) for _, value in slots):
             text = text.rstrip(".?! ")
         elif kind < 0.36 and not any(text.startswith(value) for _, value in slots):
             text = rng.choice(("Please ", "please ", "Hey, ", "Can you ", "ok, ")) + text[0].lower() + text[1:]

@@ -19,6 +19,18 @@ __all__ = ["N_TOOLS", "items", "new_kinds", "tools_of"]
 
 N_TOOLS = 8  # offered with each request
 
+#: Texts of Schema-Guided Dialogue's test part that stand in the training split of another data set.
+_ELSEWHERE = frozenset(
+    (
+        "i need a rental car",
+        "i m hungry where should i go",
+        "what alarms do i have set",
+        "what alarms do i have",
+        "let me see my alarms",
+        "i need to set an alarm",
+    )
+)
+
 #: The tools that are offered with a request, in any order.
 _Offering = Callable[[Request, random.Random], list[Tool]]
 
@@ -43,9 +55,10 @@ def items(source: str, folder: Path, split: Split = "test") -> list[Item]:
     if source == "out_of_scope":
         part = {"train": "train", "validation": "val", "test": "test"}[split]
         both = tools_of([*snips.requests(folder), *nlu.hwu64(folder)], [*SNIPS_TOOLS.values(), *NLU_TOOLS.values()])
-        return _items(source, clinc.out_of_scope(folder, part), _Offer(both, {**SNIPS_TOOLS, **NLU_TOOLS}))
+        found = _unseen(clinc.out_of_scope(folder, part), split, clinc.in_scope(folder))
+        return _items(source, found, _Offer(both, {**SNIPS_TOOLS, **NLU_TOOLS}))
     if source in ("sgd", "sgd_new"):
-        return _sgd(source, folder, {"train": "train", "validation": "dev", "test": "test"}[split])
+        return _sgd(source, folder, split)
     raise UsageError(f"There is no source of requests named {source!r}.")
 
 
@@ -87,12 +100,16 @@ def new_kinds(folder: Path) -> set[str]:
     return kinds[1] - kinds[0]
 
 
-def _sgd(source: str, folder: Path, part: str) -> list[Item]:
+def _sgd(source: str, folder: Path, split: Split) -> list[Item]:
+    part = {"train": "train", "validation": "dev", "test": "test"}[split]
     new, services = new_kinds(folder), sgd.tools(folder, part)
+    every = sgd.requests(folder, part)
+    training = [] if split == "train" else [request for _, request in sgd.requests(folder, "train")]
+    kept = {id(request) for request in _unseen([request for _, request in every], split, training)}
     found = [
         (service, request)
-        for service, request in sgd.requests(folder, part)
-        if (service.rpartition("_")[0] in new) == (source == "sgd_new")
+        for service, request in every
+        if (service.rpartition("_")[0] in new) == (source == "sgd_new") and id(request) in kept
     ]
     own: dict[str, str] = {}
     for service, request in found:
@@ -111,6 +128,14 @@ def _sgd(source: str, folder: Path, part: str) -> list[Item]:
         return offered
 
     return _items(source, [request for _, request in found], offer)
+
+
+def _unseen(requests: Sequence[Request], split: Split, training: Iterable[Request]) -> list[Request]:
+    """Those whose words are not in the training part too: data sets that come split have some in both."""
+    if split == "train":
+        return list(requests)
+    seen = {normalised(request.text) for request in training} | _ELSEWHERE
+    return [request for request in requests if normalised(request.text) not in seen]
 
 
 def _of(requests: Sequence[Request], split: Split) -> list[Request]:
