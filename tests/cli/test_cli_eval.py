@@ -356,3 +356,25 @@ def test_help_and_list_load_nothing_heavy() -> None:
             [sys.executable, "-c", script, word], capture_output=True, text=True, check=True
         ).stdout.split()
         assert not {"torch", "lm_eval", "datasets", "matplotlib", "scipy", "transformers", "ingle._core"} & set(loaded)
+
+
+def test_a_narrow_terminal_leaves_nothing_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    from ingle.cli.eval_view import print_table
+    from ingle.evaluate.table import Table
+
+    rows = (("task_with_a_long_name", "acc", "42.0%", "B is better"), ("", "f1", "43.0%", "no difference shown"))
+    table = Table(("task", "metric", "score", "verdict"), rows, frozenset((0, 1, 3)))
+    for width in (30, 100):
+        monkeypatch.setattr(
+            "ingle.cli.eval_view.console", lambda width=width: Console(force_terminal=True, width=width)
+        )
+        print_table(table)
+        shown = capsys.readouterr().out
+        for cell in ("task_with_a_long_name", "acc", "42.0%", "B is better", "f1", "43.0%", "no difference shown"):
+            assert cell in " ".join(shown.split())
+        assert ("score 42.0%" in shown) == (width == 30)
+        assert all(len(line) <= 30 for line in shown.splitlines()) or width == 100

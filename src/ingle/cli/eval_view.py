@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EvalView", "model_line", "print_comparison", "print_scores", "print_table", "say"]
 
-_PIPE_WIDTH = 200  # a pipe has no edge: rows must not be broken
-
 
 class EvalView:
     """Called with (task, done, total): a bar on stderr, where that is a terminal. A line for each task that is done."""
@@ -112,23 +110,41 @@ def model_line(model: ModelInfo) -> str:
 
 
 def print_table(table: Table) -> None:
-    """A table on stdout: as wide as the terminal, or as it wants to be in a pipe."""
+    """A table on stdout; where the terminal is too narrow for it, each row as a paragraph. Nothing is left out."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    widths = [max(map(len, column)) for column in zip(table.titles, *table.rows, strict=True)]
+    needed = sum(widths) + 2 * len(widths)
+    screen = console()
+    if screen.is_terminal and screen.width < needed:
+        _print_paragraphs(table, screen.width)
+        return
+    screen.width = needed  # a pipe has no edge
     shown = RichTable(box=None, padding=(0, 2, 0, 0))
     for number, title in enumerate(table.titles):
-        left = number in table.left
-        shown.add_column(title, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+        shown.add_column(title, justify="left" if number in table.left else "right", no_wrap=True)
     for row in table.rows:
         shown.add_row(*(Text(clean(cell), style=_style(cell)) for cell in row))
-    screen = console()
-    if not screen.is_terminal:
-        screen.width = _PIPE_WIDTH
     with screen.capture() as capture:
         screen.print()
         screen.print(shown)
     click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def _print_paragraphs(table: Table, width: int) -> None:
+    """Each row: what it is about, and below that its numbers, each after its title."""
+    from textwrap import fill
+
+    begun = ""  # what an empty first cell repeats
+    for row in table.rows:
+        begun = row[0] or begun
+        texts = [clean(cell) for column, cell in enumerate(row) if column in table.left and column > 0 and cell]
+        cells = zip(table.titles, row, strict=True)
+        numbers = [f"{title} {cell}" for column, (title, cell) in enumerate(cells) if column not in table.left and cell]
+        click.echo("\n" + fill("  ".join([clean(begun), *texts]), width, subsequent_indent="  "))
+        if numbers:
+            click.echo(fill(clean("; ".join(numbers)), width, initial_indent="  ", subsequent_indent="  "))
 
 
 def _style(cell: str) -> str:
