@@ -88,9 +88,14 @@ def _between(text: str, before: str, after: str) -> str:
     return text[len(before) : len(text) - len(after)]
 
 
-def _labelled(texts: list[str]) -> Row:
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("choices")
+def _texts(values: object) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError("texts")
+    return values
+
+
+def _labelled(choices: object) -> Row:
+    texts = _texts(choices)
     return {"text": texts, "label": list(_LETTERS[: len(texts)])}
 
 
@@ -132,7 +137,7 @@ def _social_iqa(row: Row) -> Row:
 
 
 def _hellaswag(row: Row) -> Row:
-    return {"query": row["query"], "choices": _labelled(row["choices"])["text"], "label": str(_index(row))}
+    return {"query": row["query"], "choices": _texts(row["choices"]), "label": str(_index(row))}
 
 
 def _truthful(row: Row) -> Row:
@@ -151,20 +156,20 @@ def _triviaqa(row: Row) -> Row:
     question = _between(row["context"], "Question: ", "\nAnswer:")
     if len(question) > 1 and question[0] == question[-1] == '"' and '"' not in question[1:-1].replace('""', ""):
         question = question[1:-1].replace('""', '"')
-    return {"question": question, "answer": {"value": row["answer"], "aliases": list(row["aliases"])}}
+    return {"question": question, "answer": {"value": row["answer"], "aliases": _texts(row["aliases"])}}
 
 
 def _lambada(row: Row) -> Row:
-    return {"text": f"{row['context']} {row['continuation']}"}
+    return {"text": " ".join((row["context"], row["continuation"]))}
 
 
 def _winograd(row: Row) -> Row:
     """A sentence up to its pronoun, with either option in the pronoun's place, and how it goes on."""
-    options = row["context_options"]
+    options = _texts(row["context_options"])
     different = (i for i, (a, b) in enumerate(zip(*options, strict=False)) if a != b)
     n_shared = next(different, min(map(len, options)))
     start = options[0].rfind(" ", 0, n_shared) + 1  # a whole word: "city" and "clerk" share a letter
-    text = f"{options[0][:start]}_ {row['continuation']}"
+    text = f"{options[0][:start]}_ " + row["continuation"]
     tails = [option[start:] for option in options]
     if len(tails) != 2 or row["gold"] not in (0, 1):
         raise ValueError("context_options")
