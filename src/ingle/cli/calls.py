@@ -39,9 +39,15 @@ def tools_of(path: Path) -> list[Tool]:
     return tools
 
 
-def grammar_of(tools: list[Tool]) -> Grammar:
-    """What an answer may be: a text, or one call or several. What it leaves open is told on stderr."""
+def grammar_of(tools: list[Tool], request: str | None = None) -> Grammar:
+    """What an answer may be: a text, or one call or several. What it leaves open is told on stderr.
+
+    request: text arguments have to be words of it; None = any text.
+    """
+    from ingle.text.copying import copying
     from ingle.text.grammar import Grammar
+
+    tools = tools if request is None else copying(tools, request)
 
     grammar = Grammar.tool_calls(tools, many=True)
     for warning in grammar.warnings:

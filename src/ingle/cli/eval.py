@@ -39,10 +39,11 @@ __all__ = ["command"]
 )
 @click.option(
     "--grammar",
-    type=click.Choice(["both", "schema", "none"]),
+    type=click.Choice(["both", "schema", "copy", "none", "all"]),
     default="both",
     show_default=True,
-    help="For calls: answers held to the tools' schema, free ones, or both measured.",
+    help="For calls: free answers (none), held to the tools' schema, with arguments copied from the request (copy); "
+    "both measures none and schema, all the three.",
 )
 @click.option("--shots", type=click.IntRange(0), help="Examples before each question. [default: the task's own]")
 @click.option("--limit", type=click.IntRange(1), help="Only so many items of each task.")

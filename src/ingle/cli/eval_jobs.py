@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "Job", "check_packages", "names_of", "plan_jobs"]
 
-Grammar = Literal["both", "schema", "none"]
+Grammar = Literal["both", "schema", "copy", "none", "all"]
 Progress = Callable[[str, int, int], None]
 
 PERPLEXITY, CALLS = "perplexity", "calls"
@@ -195,6 +195,10 @@ def _calls(asked: Asked, name: str) -> Iterator[Job]:
     if not wanted:
         files = ", ".join(dict.fromkeys(file for file, _ in SOURCES.values()))
         raise UsageError(f"{asked.data} has no requests for calls; expected one of {files} in it or in its api_calls.")
+    spoken = [source for source in wanted if not source.startswith("bfcl")]
+    if name == CALLS and spoken:  # one job: its results have one of all requests together
+        yield _calls_job(asked, CALLS, {}, partial(load_items, spoken, asked.data))
+        wanted = [source for source in wanted if source not in spoken]
     for source in wanted:
         if source not in SOURCES:
             names = ", ".join(f"{CALLS}_{known}" for known in SOURCES)

@@ -71,6 +71,11 @@ __all__ = ["command", "model_and_prompt"]
     help="A JSON file of tools that the model may call; its calls are printed as JSON, one a line.",
 )
 @click.option("--no-grammar", is_flag=True, help="With --tools, do not hold calls to the tools' schemas.")
+@click.option(
+    "--copy",
+    is_flag=True,
+    help="With --tools, text arguments are words of PROMPT: nothing is made up, and nothing worked out.",
+)
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
 @click.option(
     "-c",
@@ -117,6 +122,10 @@ def command(model: str | None, prompt: str | None, **options: Any) -> None:
         raise UsageError("--tools needs the chat template that --raw leaves out; give one of them.")
     if options["no_grammar"] and options["tools"] is None:
         raise UsageError("--no-grammar is about calls; give --tools with it.")
+    if options["copy"] and (options["tools"] is None or options["no_grammar"] or prompt is None):
+        raise UsageError(
+            "--copy limits the calls that answer a prompt; give --tools and a prompt, and no --no-grammar."
+        )
     if prompt == "-":
         from ingle.cli.console import read_stdin
 
@@ -146,7 +155,7 @@ def command(model: str | None, prompt: str | None, **options: Any) -> None:
 
         tools = tools_of(options["tools"])
         if not options["no_grammar"]:
-            sampling["grammar"] = grammar_of(tools)
+            sampling["grammar"] = grammar_of(tools, prompt if options["copy"] else None)
     with open_model(path, options) as loaded:
         if tools and not loaded.has_template:
             raise UsageError(f"--tools needs a chat template, and {loaded.name} has none; use a model that was taught.")

@@ -15,12 +15,13 @@ from ingle.evaluate.batch import generate
 from ingle.evaluate.calls.item import Item
 from ingle.evaluate.calls.score import ItemScore, metrics, score
 from ingle.evaluate.result import TaskResult, item_id
+from ingle.text.copying import copying
 from ingle.text.grammar import Grammar
 from ingle.text.tools import tools_text
 
 __all__ = ["MAX_TOKENS", "GrammarChoice", "result_of", "run_calls"]
 
-GrammarChoice: TypeAlias = Literal["none", "schema", "both"]
+GrammarChoice: TypeAlias = Literal["none", "schema", "copy", "both", "all"]
 Progress: TypeAlias = Callable[[str, int, int], None]  # (task, done, total)
 
 MAX_TOKENS = 256  # of an answer
@@ -48,7 +49,9 @@ def run_calls(
     """Ask the model for the calls of all items, and score them: a result for each source, and one of all together.
 
     grammar: "none" = answers as the model likes, in results named calls_<source>; "schema" = answers that are a text
-    without calls or calls that obey the schemas of the item's tools, in calls_<source>+grammar; "both" = one of each.
+    without calls or calls that obey the schemas of the item's tools, in calls_<source>+grammar; "copy" = such answers
+    whose text arguments are words of the request too (`text.copying`), in calls_<source>+copy; "both" = the first two;
+    "all" = all three.
     limit: so many items of each source, from its first. on_progress(task, done, total): told as answers are made; what
     it raises ends the run.
 
@@ -68,25 +71,25 @@ def run_calls(
     # All prompts before any answer: a conversation that the template refuses is told at once.
     prompts = {source: [_prompt(model, item) for item in chosen[:limit]] for source, chosen in by_source.items()}
     results: list[TaskResult] = []
-    for constrained in {"none": (False,), "schema": (True,), "both": (False, True)}[grammar]:
-        suffix = "+grammar" if constrained else ""
+    for limits in {"both": ("none", "schema"), "all": ("none", "schema", "copy")}.get(grammar, (grammar,)):
+        suffix = {"none": "", "schema": "+grammar", "copy": "+copy"}[limits]
         everything: list[_Answered] = []
         notes: list[str] = []
         began = perf_counter()
         for source, ids in prompts.items():
             task, started = f"calls_{source}{suffix}", perf_counter()
             chosen = by_source[source][:limit]
-            grammars, told = _grammars(chosen) if constrained else (None, [])
+            grammars, told = _grammars(chosen, copy=limits == "copy") if suffix else (None, [])
             if not model.template.takes_tools:
                 told.append("The chat template has no place for tools; the system message told of them.")
             if len(chosen) < len(by_source[source]):
                 told.append(f"The first {len(chosen):,} of {len(by_source[source]):,} items only.")
             answered = _answers(model, task, chosen, ids, grammars, on_progress)
-            results.append(_result(task, answered, constrained, perf_counter() - started, told))
+            results.append(_result(task, answered, limits, perf_counter() - started, told))
             everything += answered
             notes += [f"{source}: {note}" for note in told]
         if len(prompts) > 1:
-            results.append(_result(f"calls{suffix}", everything, constrained, perf_counter() - began, notes))
+            results.append(_result(f"calls{suffix}", everything, limits, perf_counter() - began, notes))
     return results
 
 
@@ -106,7 +109,12 @@ def _prompt(model: Model, item: Item) -> list[int]:
     return template.encode_chat([{"role": "system", "content": told}, *messages])
 
 
-def _grammars(items: Sequence[Item]) -> tuple[list[Grammar | None], list[str]]:
+def _request(item: Item) -> str:
+    """What the user said, which arguments can be copied from."""
+    return "\n".join(str(message["content"]) for message in item.messages if message["role"] == "user")
+
+
+def _grammars(items: Sequence[Item], copy: bool) -> tuple[list[Grammar | None], list[str]]:
     """The grammar of each item's tools, None where there can be none, and a note about those.
 
     Several calls are allowed where any item of the source expects several: an application knows whether it takes them.
@@ -117,6 +125,8 @@ def _grammars(items: Sequence[Item]) -> tuple[list[Grammar | None], list[str]]:
     found = []
     for item in items:
         tools = sorted(item.tools, key=lambda tool: tool.name)  # the same tools in another order are the same grammar
+        if copy:
+            tools = copying(tools, _request(item))
         key = json.dumps([tool.as_openai() for tool in tools], sort_keys=True)
         if key not in known:
             try:
@@ -162,9 +172,9 @@ def _answers(
 
 
 def _result(
-    task: str, answered: Sequence[_Answered], constrained: bool | None, seconds: float, notes: Sequence[str]
+    task: str, answered: Sequence[_Answered], limits: str | None, seconds: float, notes: Sequence[str]
 ) -> TaskResult:
-    """constrained: None where no model was asked."""
+    """limits: the grammar's; None where no model was asked."""
     scores = [score(each.item, each.answer) for each in answered]
     n_unfit, n_cut = sum(each.answer is None for each in answered), sum(each.is_cut for each in answered)
     told = list(notes)
@@ -177,7 +187,7 @@ def _result(
         told.append(
             f"{n_cut:,} of {len(answered):,} answers were cut at {MAX_TOKENS} tokens or where the context ends."
         )
-    settings = {} if constrained is None else {"grammar": "schema" if constrained else "none", "max_tokens": MAX_TOKENS}
+    settings = {} if limits is None else {"grammar": limits, "max_tokens": MAX_TOKENS}
     details: dict[str, Any] = {
         "settings": settings,
         "n_items": len(answered),
