@@ -159,6 +159,15 @@ def test_the_jackknife_agrees_with_what_is_known() -> None:
     assert _jackknife(np.mean, [1.0]) is None
 
 
+def test_a_task_that_is_in_no_set_is_found_by_its_name(model: Model, tmp_path: Path) -> None:
+    wrong = {f"distractor{i}": text for i, text in ((1, "sand"), (2, "oil"), (3, "air"))}
+    row = {"question": "What is ice?", **wrong, "correct_answer": "water", "support": "Ice is frozen water."}
+    write(tmp_path / "sciq.jsonl", [row, {**row, "question": "What is rain?"}])
+    [result] = run_tasks(model, ["sciq"], data=tmp_path)
+    assert [metric.name for metric in result.metrics] == ["acc", "acc_norm"]
+    assert result.details["chance"] == 0.25
+
+
 def test_progress(model: Model, data: Path) -> None:
     told: list[tuple[str, int, int]] = []
     run_tasks(model, ["boolq", "triviaqa"], data=data, on_progress=lambda *what: told.append(what))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,11 +48,7 @@ def build(planned: Planned) -> list[BuiltTask]:
     """
     if planned.source is not None:
         return [_build_local(planned.source)]
-    entry = TASKS.get(planned.task)
-    base = (entry.base if entry is not None else None) or planned.task
-    manager = _manager(entry.folder if entry is not None else None)
-    if base not in manager.task_index:
-        raise UsageError(_unknown(planned.task))
+    base, manager = _definition(planned.task)
     changes: dict[str, Any] = {"custom_dataset": _fetch_race_middle} if planned.task == "race_middle" else {}
     try:
         tasks = _load(manager, base, changes) if changes else manager.load([base])["tasks"]
@@ -126,11 +123,7 @@ def _is_among(gold: object, choices: list[str]) -> bool:
 
 
 def _build_local(source: Source) -> BuiltTask:
-    entry = TASKS.get(source.task)
-    base = (entry.base if entry is not None else None) or source.task
-    manager = _manager(entry.folder if entry is not None else None)
-    if base not in manager.task_index:
-        raise UsageError(_unknown(source.task))
+    base, manager = _definition(source.task)
     items, train = read_source(source)
     n_items = len(items.rows)
     examples = "test" if train is None else "train"
@@ -183,16 +176,35 @@ def _fetch_race_middle(**_: object) -> Any:
     return DatasetDict({"test": Dataset.from_list(rows)})
 
 
+def _definition(task: str) -> tuple[str, Any]:
+    """The name of a task in lm_eval, and a TaskManager that knows it. Raises UsageError where nobody knows it."""
+    entry = TASKS.get(task)
+    base = (entry.base if entry is not None else None) or task
+    manager = _manager(_folder_of(task) if entry is None else entry.folder)
+    if base not in manager.task_index:
+        raise UsageError(_unknown(task))
+    return base, manager
+
+
+def _folder_of(task: str) -> str | None:
+    """The folder in lm_eval/tasks whose definitions name the task; None where none does (a group, a tag, nothing)."""
+    import lm_eval.tasks
+
+    root = Path(lm_eval.tasks.__file__).parent
+    named = re.compile(rb"^task:\s*[\"']?%b[\"']?\s*$" % re.escape(task.encode()), re.MULTILINE)
+    found = (path for path in sorted(root.rglob("*.yaml")) if named.search(path.read_bytes()))
+    return next((str(path.parent.relative_to(root)) for path in found), None)
+
+
 @lru_cache(maxsize=32)
 def _manager(folder: str | None) -> Any:
-    """Of the definitions in one folder of lm_eval/tasks; None = of all of them, which takes some seconds."""
+    """Of the definitions in one folder of lm_eval/tasks; None = of all of them, which takes 10 s of computing."""
     import lm_eval.tasks
 
     if folder is None:
         return lm_eval.tasks.TaskManager()
-    return lm_eval.tasks.TaskManager(
-        include_path=str(Path(lm_eval.tasks.__file__).parent / folder), include_defaults=False
-    )
+    root = Path(lm_eval.tasks.__file__).parent
+    return lm_eval.tasks.TaskManager(include_path=str(root / folder), include_defaults=False)
 
 
 def _load(manager: Any, base: str, changes: Mapping[str, Any]) -> dict[str, HarnessTask]:
