@@ -306,7 +306,8 @@ def test_an_answer_ends_once(tokenizer: Tokenizer) -> None:
         ({"enum": [{1, 2}]}, "JSON cannot hold"),
         ({"type": "integer", "minimum": 3, "maximum": 2}, "greater"),
         ({"type": "string", "pattern": "a(?=b)"}, "look-around"),
-        ({"properties": {f"p{i}": {} for i in range(1025)}}, "1025 properties"),
+        ({"properties": {f"p{i}": {} for i in range(257)}}, "257 properties"),
+        ({"properties": {f"{c}": {"properties": {f"p{i}": {} for i in range(256)}} for c in range(40)}}, "10280"),
         ({"description": "x" * (1 << 22)}, "characters"),
         ([], "expected an object"),
         ({"allOf": [{"anyOf": [{"properties": {f"{c}{i}": {}}} for c in "ab"]} for i in range(16)]}, "too large"),
@@ -346,6 +347,23 @@ def test_other_grammars_that_cannot_be_are_sentences() -> None:
         Grammar.tool_calls([], "required")
     with pytest.raises(GrammarError, match="'auto', 'required' or 'none'"):
         Grammar.tool_calls(TOOLS, "any")  # type: ignore[arg-type]
+
+
+def test_many_tools_are_a_grammar_and_too_many_a_sentence() -> None:
+    def tools(n: int, n_properties: int) -> list[Tool]:
+        properties = {f"p{i}": {"type": "string"} for i in range(n_properties)}
+        return [Tool(f"tool_{i}", "", {"type": "object", "properties": properties}) for i in range(n)]
+
+    tokenizer = spm_tokenizer()
+    for n, n_properties in ((1, 256), (100, 8), (1000, 0)):
+        grammar = Grammar.tool_calls(tools(n, n_properties), many=True)
+        said = f'<tool_call>\n{{"name": "tool_{n - 1}", "arguments": {{}}}}\n</tool_call>'
+        assert accepts(grammar, tokenizer, said)
+        assert accepts(grammar, tokenizer, said.replace("{}", '{"p7": "a"}')) == (n_properties > 7)
+    with pytest.raises(GrammarError, match="All tools together have 10000 properties"):
+        Grammar.tool_calls(tools(1000, 10))
+    with pytest.raises(GrammarError, match="is too large"):
+        Grammar.json_schema({"anyOf": [{"const": [i, i + 1, {"a": i}]} for i in range(10_000)]})
 
 
 def test_the_tool_that_cannot_be_is_named() -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ from ingle.text.tools import CALL_BEGIN, CALL_END, Tool
 from ingle.text.trie import trie_of
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLParserLimits
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
     from ingle.text.tokenizer import Tokenizer
 
@@ -34,7 +35,8 @@ __all__ = ["Grammar", "Matcher"]
 
 MAX_CHARACTERS = 1 << 22  # of a grammar: tools of 2^20, and their names once more
 MAX_DEPTH = 100  # of values within values in a schema; llguidance reads 128
-MAX_PROPERTIES = 1024  # of one object: optional ones take time in the square of their number
+MAX_PROPERTIES = 256  # of one object: optional ones take time in the square of their number
+MAX_PROPERTIES_IN_ALL = 8192  # some more fill the 65 thousand symbols that llguidance has
 
 #: Separators, and an escape only where JSON has to have one.
 _AS_DUMPS: dict[str, Any] = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
@@ -108,6 +110,9 @@ class Grammar:
         source = "\n".join([*lines, f"SPACE_BEGIN: {begin}", ""])
         # The space is a part of the call's first lexeme: alone, it would be the beginning of a text.
         spaced = "\n".join([*lines, f'SPACE_BEGIN: " "? {begin}', ""])
+        _check_count(
+            sum(_n_properties(tool.parameters, f"The tool {tool.name}") for tool in tools), "All tools together"
+        )
         try:
             return _checked(source, "The grammar of the tools", spaced)
         except GrammarError:
@@ -196,8 +201,8 @@ class Matcher:
 def _limits() -> LLParserLimits:
     from llguidance import LLParserLimits
 
-    # States are 1 to 2 kB each; the rest are the defaults, some milliseconds of work a token.
-    return LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+    # States are 1 to 2 kB each. A row has an item or two for each tool that the name may still become.
+    return LLParserLimits(max_lexer_states=50_000, max_items_in_row=16_000, verbose_errors=False)
 
 
 def _checked(source: str, what: str, spaced: str | None = None) -> Grammar:
@@ -205,13 +210,21 @@ def _checked(source: str, what: str, spaced: str | None = None) -> Grammar:
     from llguidance import LLMatcher
 
     _check_size(source, what)
-    is_error, messages = LLMatcher.validate_grammar_with_warnings(source, limits=_limits())
-    if is_error:
-        raise GrammarError(f"{what} cannot be a grammar ({_reason(messages[0])}); correct or simplify it.")
+    # Made once for a vocabulary of bytes: llguidance's own validation stops before some of the limits.
+    matcher = LLMatcher(_bytes_trie(), source, log_level=0, limits=_limits())
+    if matcher.is_error():
+        raise GrammarError(f"{what} cannot be a grammar ({_reason(matcher.get_error())}); correct or simplify it.")
     if spaced is None:
         parts = [{"lark_grammar": 'start: " "? @body'}, {"name": "body", "lark_grammar": source}]
         spaced = json.dumps({"grammars": parts})
-    return Grammar(source, spaced, tuple(dict.fromkeys(map(_reason, messages))))
+    return Grammar(source, spaced, tuple(dict.fromkeys(map(_reason, matcher.get_grammar_warnings()))))
+
+
+@cache
+def _bytes_trie() -> LLTokenizer:
+    from llguidance import LLTokenizer
+
+    return LLTokenizer("byte")
 
 
 def _check_size(text: str, what: str) -> None:
@@ -234,28 +247,33 @@ def _call_rule(number: int, tool: Tool) -> str:
 def _json_rule(schema: Mapping[str, Any], what: str, *, lenient: bool = False) -> str:
     if not isinstance(schema, Mapping):
         raise GrammarError(f"{what} is {type(schema).__name__}; expected an object, a JSON Schema.")
-    _check_schema(schema, what, 0)
+    _check_count(_n_properties(schema, what), f"{what}'s objects")
     try:
         return "%json " + json.dumps({**schema, "x-guidance": {**_AS_DUMPS, "lenient": lenient}}, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         raise GrammarError(f"{what} has something in it that JSON cannot hold; correct it.") from None
 
 
-def _check_schema(value: object, what: str, depth: int) -> None:
-    """Raise GrammarError for a schema that would take too long to read."""
+def _n_properties(value: object, what: str, depth: int = 0) -> int:
+    """How many properties a schema has in all. Raises GrammarError for what would take too long to read."""
     if depth > MAX_DEPTH:
         raise GrammarError(f"{what} has values deeper than {MAX_DEPTH} levels; make it simpler.")
+    count = 0
     if isinstance(value, Mapping):
         properties = value.get("properties")
-        if isinstance(properties, Mapping) and len(properties) > MAX_PROPERTIES:
-            raise GrammarError(
-                f"{what} has an object with {len(properties)} properties; {MAX_PROPERTIES} are the most."
-            )
-        for item in value.values():
-            _check_schema(item, what, depth + 1)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _check_schema(item, what, depth + 1)
+        if isinstance(properties, Mapping):
+            count = len(properties)
+            if count > MAX_PROPERTIES:
+                raise GrammarError(f"{what} has an object with {count} properties; expected at most {MAX_PROPERTIES}.")
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        count += sum(_n_properties(item, what, depth + 1) for item in value)
+    return count
+
+
+def _check_count(n_properties: int, what: str) -> None:
+    if n_properties > MAX_PROPERTIES_IN_ALL:
+        raise GrammarError(f"{what} have {n_properties} properties; expected at most {MAX_PROPERTIES_IN_ALL}.")
 
 
 def _closed(schema: Any) -> Any:
@@ -287,4 +305,6 @@ def _has_all_of(schema: object) -> bool:
 def _reason(message: str) -> str:
     """What llguidance says, on one line."""
     line = " ".join(message.replace("<non-verbose/>", "").split())
+    if line.startswith("panic"):
+        return "it is too large" if "symbols.len()" in line else "llguidance failed on it"
     return line.rpartition("error: ")[2].strip().rstrip(".")[:200]
