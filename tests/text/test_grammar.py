@@ -362,8 +362,9 @@ def test_many_tools_are_a_grammar_and_too_many_a_sentence() -> None:
         assert accepts(grammar, tokenizer, said.replace("{}", '{"p7": "a"}')) == (n_properties > 7)
     with pytest.raises(GrammarError, match="All tools together have 10000 properties"):
         Grammar.tool_calls(tools(1000, 10))
+    rules = "\n".join(f'a{i}: "c" a{i}? "{i}"' for i in range(22_000))
     with pytest.raises(GrammarError, match="is too large"):
-        Grammar.json_schema({"anyOf": [{"const": [i, i + 1, {"a": i}]} for i in range(10_000)]})
+        Grammar.lark(f"start: {' | '.join(f'a{i}' for i in range(22_000))}\n{rules}")
 
 
 def test_the_tool_that_cannot_be_is_named() -> None:
