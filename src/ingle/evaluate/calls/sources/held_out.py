@@ -56,7 +56,8 @@ def items(source: str, folder: Path, split: Split = "test") -> list[Item]:
     if source == "out_of_scope":
         part = {"train": "train", "validation": "val", "test": "test"}[split]
         both = tools_of([*snips.requests(folder), *nlu.hwu64(folder)], [*SNIPS_TOOLS.values(), *NLU_TOOLS.values()])
-        found = _unseen(clinc.out_of_scope(folder, part), split, clinc.in_scope(folder))
+        seen = _seen(split, clinc.in_scope(folder))
+        found = [request for request in clinc.out_of_scope(folder, part) if normalised(request.text) not in seen]
         return _items(source, found, _Offer(both, {**SNIPS_TOOLS, **NLU_TOOLS}))
     if source in ("sgd", "sgd_new"):
         return _sgd(source, folder, split)
@@ -104,13 +105,11 @@ def new_kinds(folder: Path) -> set[str]:
 def _sgd(source: str, folder: Path, split: Split) -> list[Item]:
     part = {"train": "train", "validation": "dev", "test": "test"}[split]
     new, services = new_kinds(folder), sgd.tools(folder, part)
-    every = sgd.requests(folder, part)
-    training = [] if split == "train" else [request for _, request in sgd.requests(folder, "train")]
-    kept = {id(request) for request in _unseen([request for _, request in every], split, training)}
+    seen = _seen(split, (request for _, request in sgd.requests(folder, "train")))
     found = [
         (service, request)
-        for service, request in every
-        if (service.rpartition("_")[0] in new) == (source == "sgd_new") and id(request) in kept
+        for service, request in sgd.requests(folder, part)
+        if (service.rpartition("_")[0] in new) == (source == "sgd_new") and normalised(request.text) not in seen
     ]
     own: dict[str, str] = {}
     for service, request in found:
@@ -131,12 +130,9 @@ def _sgd(source: str, folder: Path, split: Split) -> list[Item]:
     return _items(source, [request for _, request in found], offer)
 
 
-def _unseen(requests: Sequence[Request], split: Split, training: Iterable[Request]) -> list[Request]:
-    """Those whose words are not in the training part too: data sets that come split have some in both."""
-    if split == "train":
-        return list(requests)
-    seen = {normalised(request.text) for request in training} | _ELSEWHERE
-    return [request for request in requests if normalised(request.text) not in seen]
+def _seen(split: Split, training: Iterable[Request]) -> set[str]:
+    """Texts (normalised) of the training part: of data sets that come split, the other parts have some of them too."""
+    return set() if split == "train" else {normalised(request.text) for request in training} | _ELSEWHERE
 
 
 def _of(requests: Sequence[Request], split: Split) -> list[Request]:

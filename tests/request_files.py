@@ -95,10 +95,11 @@ def write_sgd(folder: Path, schemas: dict[str, list[Any]], dialogues: list[Any])
 def write_all(folder: Path) -> None:
     """Some requests of each data set and each split."""
     splits: tuple[Split, ...] = ("train", "validation", "test")
-    snips = [
-        snips_row("play ", (n, "track"), " now") for s in splits for n in map(str, islice(numbers("play {} now", s), 3))
-    ]
-    write_snips(folder, {"PlayMusic": snips})
+    snips = {intent: [snips_row(f"{intent} for ", ("two", "number"))] for intent in SNIPS_TOOLS}
+    for split in splits:
+        texts = islice(numbers("play {} now", split), 3)
+        snips["PlayMusic"] += [snips_row("play ", (str(number), "track"), " now") for number in texts]
+    write_snips(folder, snips)
     hwu, slurp = [], []
     for split in splits:
         for number in islice(numbers("wake me at {}", split), 4):
