@@ -147,8 +147,9 @@ def test_the_same_seed_writes_the_same(small: Written, tmp_path: Path) -> None:
 NAMES = sorted({*vary.ARGUMENTS, *(name for names in vary.ARGUMENTS.values() for name in names)})
 
 
-@given(st.lists(st.sampled_from(NAMES), unique=True, max_size=16), st.integers(0, 10**6))
-def test_no_two_arguments_get_one_name(arguments: list[str], seed: int) -> None:
+@given(st.integers(0, 10**6))
+def test_no_two_arguments_get_one_name(seed: int) -> None:
+    arguments = random.Random(seed).sample(NAMES, 40)  # so many that each time some could be called the same
     values = {name: ["Oslo", "Rome", "oslo", "Bari"] for name in arguments}
     made = vary.vary("set_alarm", "Set an alarm.", arguments, values, random.Random(seed))
     assert made.arguments.keys() <= set(arguments)
