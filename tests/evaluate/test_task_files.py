@@ -30,8 +30,8 @@ def test_sets_leave_out_what_has_no_data_and_say_so(tmp_path: Path) -> None:
     assert [plan.task for plan in planned if plan.source is not None] == ["hellaswag", "arc_easy"]
     left_out = {plan.task: str(plan.left_out) for plan in planned if plan.source is None}
     assert set(left_out) == set(SETS["melt"]) - {"hellaswag", "arc_easy"}
-    assert (
-        left_out["winogrande"] == f"The folder {tmp_path} has no data of winogrande; expected winogrande.jsonl there."
+    assert left_out["winogrande"] == (
+        f"The folder {tmp_path} has no data of winogrande; expected winogrande.jsonl there, or in its folder eval."
     )
     assert "truthfulqa_mc1.jsonl or TruthfulQA_mc_task.json" in left_out["truthfulqa_mc1"]
 
@@ -60,6 +60,20 @@ def test_a_file_under_the_name_of_the_task_comes_first(tmp_path: Path) -> None:
     assert source is not None
     assert (source.name, source.train) == ("arc_easy.jsonl", tmp_path / "arc_easy.train.jsonl")
     assert source.describe(7) == "the 7 items of the file"
+
+
+def test_one_folder_for_all_evaluations(tmp_path: Path) -> None:
+    """The tasks' data may lie in its `eval`; what lies in the folder itself comes first."""
+    write(tmp_path / "eval/docs/arc_easy_val.jsonl", [{}])
+    write(tmp_path / "eval/gsm8k_test.jsonl", [{}])
+    write(tmp_path / "eval/gsm8k_train.jsonl", [{}])
+    source = find_source("arc_easy", tmp_path)
+    assert source is not None
+    assert (source.name, source.known) == ("docs/arc_easy_val.jsonl", TASKS["arc_easy"].files[1])
+    assert source == find_source("arc_easy", tmp_path / "eval")
+    assert find_source("gsm8k", tmp_path).train == tmp_path / "eval/gsm8k_train.jsonl"  # type: ignore[union-attr]
+    write(tmp_path / "arc_easy.jsonl", [{}])
+    assert find_source("arc_easy", tmp_path).file == tmp_path / "arc_easy.jsonl"  # type: ignore[union-attr]
 
 
 def test_which_items_a_published_file_has_is_said_only_where_the_count_is_right() -> None:
@@ -145,7 +159,8 @@ def test_rows_of_hugging_face_are_left_alone() -> None:
         ("onion onion", ["onion"], 2 / 3),
         ("tulip", ["onion"], 0.0),
         ("", ["onion"], 0.0),
-        ("", ["the"], 1.0),
+        ("", ["the"], 0.0),
+        ("the", ["The The"], 0.0),
         ("onion", [], 0.0),
         ("New-York", ["new york"], 1.0),
     ],

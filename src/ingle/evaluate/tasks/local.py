@@ -42,19 +42,20 @@ class Source:
 def find_source(task: str, folder: Path) -> Source | None:
     """The file that holds `task`'s items: `<task>.jsonl`, or one that the catalog knows. None where there is none.
 
-    Raises DataError where `folder` is no folder.
+    The folder has them, or holds them as `eval/`: so one folder can be the data of all evaluations (those of API calls
+    are in `api_calls/`). Raises DataError where `folder` is no folder.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one with the data of the tasks.")
     entry = TASKS.get(task)
-    own = folder / f"{task}.train.jsonl"
-    train = own if own.is_file() else folder / entry.train if entry is not None and entry.train else None
-    train = train if train is not None and train.is_file() else None
     files: dict[str, KnownFile | None] = {f"{task}.jsonl": None}
     files |= {known.path: known for known in (entry.files if entry is not None else ())}
-    for path, known in files.items():
-        if (folder / path).is_file():
-            return Source(task, folder, folder / path, known, train)
+    examples = [f"{task}.train.jsonl", *([entry.train] if entry is not None and entry.train else [])]
+    for root in (folder, folder / "eval"):
+        for path, known in files.items():
+            if (root / path).is_file():
+                train = next((root / name for name in examples if (root / name).is_file()), None)
+                return Source(task, root, root / path, known, train)
     return None
 
 

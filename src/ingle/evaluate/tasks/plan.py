@@ -28,8 +28,7 @@ def plan_tasks(names: Sequence[str], data: Path | None) -> list[Planned]:
 
     data: the folder with local data; None = tasks are fetched by lm-evaluation-harness under their own names. A task
     of a set that has no data in the folder is `left_out`; for one that was asked for by name DataError is raised,
-    and UsageError for what can be no name. Nothing
-    large is read, nothing is imported, nothing is fetched.
+    and UsageError for what can be no name. Nothing large is read, nothing is imported, nothing is fetched.
     """
     asked: dict[str, bool] = {}  # task: whether by its own name
     for name in names:
@@ -52,4 +51,4 @@ def plan_tasks(names: Sequence[str], data: Path | None) -> list[Planned]:
 def _no_data(task: str, data: Path | None) -> str:
     known = [file.path for file in TASKS[task].files] if task in TASKS else []
     names = " or ".join([f"{task}.jsonl", *known])
-    return f"The folder {data} has no data of {task}; expected {names} there."
+    return f"The folder {data} has no data of {task}; expected {names} there, or in its folder eval."
