@@ -27,9 +27,9 @@ LIBRARIES = {"numpy", "gguf", "tokenizers", "jinja2", "safetensors", "click", "r
 ONLY_IN_CLI = {"click", "rich", "prompt_toolkit"}
 # What the extras `train` and `eval` bring, by the parts that may import it. Nothing else may need it.
 OF_EXTRAS = {
-    **dict.fromkeys(("torch", "torchao", "transformers", "pyarrow", "psutil"), {"train"}),
+    **{name: {"train"} for name in ("torch", "torchao", "transformers", "pyarrow", "psutil")},
     "lm_eval": {"evaluate"},
-    **dict.fromkeys(("datasets", "matplotlib", "scipy"), {"train", "evaluate"}),
+    **{name: {"train", "evaluate"} for name in ("datasets", "matplotlib", "scipy")},
 }
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from story_teller import STORY_TELLER
 
 from ingle.engine.model import load
 from ingle.text.copying import MAX_RUNS, copying, runs_of_words
 from ingle.text.grammar import Grammar
 from ingle.text.tools import Tool, find_calls
+from story_teller import STORY_TELLER
 
 
 def tool(**properties: dict[str, Any]) -> Tool:
@@ -49,7 +49,7 @@ def test_only_free_texts_are_limited() -> None:
     limited = copying([given], "two words")[0].parameters
     changed = {name for name, schema in limited["properties"].items() if schema != given.parameters["properties"][name]}
     assert changed == {"a"}
-    assert given.parameters["properties"]["a"] == {"type": "string", "description": "any"}  # what was given is as it was
+    assert given.parameters["properties"]["a"] == {"type": "string", "description": "any"}  # as it was
     assert copying([given], " ")[0] is given
 
 
