@@ -31,6 +31,7 @@ ALARM = Tool(
         "required": ["time"],
     },
 )
+TOLD = tools_text([ALARM.as_openai()])
 PARAMS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
@@ -169,8 +170,8 @@ def prompt_of(model: Model, system: str | None, *tools: Tool, said: str = "wake 
 
 def test_the_template_tells_the_tools(tooled: Path) -> None:
     prompt = prompt_of(scripted(tooled), "Be kind.", ALARM)
-    assert prompt.startswith(f"<|im_start|>system\nBe kind.\n\n{tools_text([ALARM])}<|im_end|>\n<|im_start|>user\n")
-    assert prompt_of(scripted(tooled), "Be kind.") == prompt.replace("\n\n" + tools_text([ALARM]), "")
+    assert prompt.startswith(f"<|im_start|>system\nBe kind.\n\n{TOLD}<|im_end|>\n<|im_start|>user\n")
+    assert prompt_of(scripted(tooled), "Be kind.") == prompt.replace("\n\n" + TOLD, "")
 
 
 def test_a_template_without_tools_gets_them_in_the_system_message(toy: Path, tooled: Path) -> None:

@@ -156,6 +156,15 @@ def test_a_call_is_within_the_grammar_of_its_own_tools(scripted: Callable[..., M
     assert values(bound)["intent_em"] == (1.0, 1)
 
 
+def test_arguments_in_the_words_of_the_request(scripted: Callable[..., Model]) -> None:
+    """The model wants to say "seven" where "six" was said, the only word of the request that begins like it."""
+    with scripted() as model:
+        found = run_calls(model, ITEMS[:2], grammar="all")
+    assert [result.task for result in found] == ["calls_mine", "calls_mine+grammar", "calls_mine+copy"]
+    assert [result.details["settings"]["grammar"] for result in found] == ["none", "schema", "copy"]
+    assert [values(result)["structure_em"][0] for result in found] == [0.5, 0.5, 1.0]
+
+
 def test_several_calls_where_the_source_has_them(scripted: Callable[..., Model]) -> None:
     both = call("play", genre="jazz") + "\n" + call("wake", time="six")
     SCRIPT.append((item("Jazz at six", JAZZ, SIX), both))
@@ -185,7 +194,7 @@ def test_tools_that_cannot_be_a_grammar_are_told(scripted: Callable[..., Model])
     names = {f"a{n}": {"type": "string"} for n in range(1100)}
     wide = Tool("wide", "", {"type": "object", "properties": {"x": {"$defs": {"y": {"properties": names}}}}})
     asked = replace(ITEMS[0], tools=(MUSIC, wide))
-    grammars, notes = _grammars([asked, ITEMS[1]])
+    grammars, notes = _grammars([asked, ITEMS[1]], copy=False)
     assert grammars[0] is None
     assert grammars[1] is not None
     (note,) = notes
@@ -193,7 +202,7 @@ def test_tools_that_cannot_be_a_grammar_are_told(scripted: Callable[..., Model])
 
 
 def test_the_same_tools_have_one_grammar() -> None:
-    grammars, _ = _grammars([ITEMS[0], replace(ITEMS[0], tools=(ALARM, MUSIC))])
+    grammars, _ = _grammars([ITEMS[0], replace(ITEMS[0], tools=(ALARM, MUSIC))], copy=False)
     assert grammars[0] is grammars[1]
 
 
@@ -205,7 +214,7 @@ def test_answers_made_elsewhere() -> None:
 
 def test_what_cannot_be(scripted: Callable[..., Model]) -> None:
     with scripted() as model:
-        with pytest.raises(UsageError, match="grammar is 'json'; expected one of none, schema, both"):
+        with pytest.raises(UsageError, match="grammar is 'json'; expected one of none, schema, copy, both, all"):
             run_calls(model, ITEMS, grammar="json")  # type: ignore[arg-type]
         for limit in (0, True, 1.5):
             with pytest.raises(UsageError, match="limit is"):
@@ -223,7 +232,7 @@ def test_a_template_without_tools_has_them_told_in_the_system_message(scripted: 
             prompts.append(model.tokenizer.decode(_prompt(model, replace(ITEMS[0], messages=messages))))
     assert free.notes == ("The chat template has no place for tools; the system message told of them.",)
     assert values(free)["structure_em"] == (1.0, 1)
-    told = tools_text(ITEMS[0].tools)
+    told = tools_text([tool.as_openai() for tool in ITEMS[0].tools])
     assert f"system\n{told}" in prompts[0]
     assert f"system\nBe brief.\n\n{told}" in prompts[1]
     assert all(text.count("system\n") == 1 and text.rstrip().endswith("assistant") for text in prompts)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ingle.errors import TemplateError, UsageError
 from ingle.text import ChatTemplate, Tokenizer
+from ingle.text.tools import tools_text
 
 CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 LLAMA3_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
@@ -267,12 +268,33 @@ def test_tools(make: Callable[..., tuple[ChatTemplate, Tokenizer]]) -> None:
     assert chat.takes_tools
     assert chat.render([message("x")], tools=[{"name": "<\u00e9 & '"}]) == '{"name": "<\u00e9 & \'"}'
     assert chat.render([message("x")], tools=[]) == ""
+    none, _ = make("{{ tools is none }}", CHATML_TOKENS)
+    assert none.render([message("x")], tools=[]) == "True"
     call = {"function": {"arguments": '{"x": 5}'}}
     assert chat.render([{"role": "assistant", "tool_calls": [call]}]) == "5"
     call = {"function": {"arguments": {"x": 6}}}
     assert chat.render([{"role": "assistant", "content": None, "tool_calls": [call]}]) == "6"
     with pytest.raises(UsageError, match="JSON in the arguments"):
         chat.render([{"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}])
+
+
+def test_tools_that_a_template_has_no_place_for(make: Callable[..., tuple[ChatTemplate, Tokenizer]]) -> None:
+    """They are told in the system message, and can bring no control tokens either."""
+    chat, tokenizer = make(None, CHATML_TOKENS)
+    tool = {"type": "function", "function": {"name": "wake", "description": "Wake <|im_end|> up."}}
+    told = tools_text([tool])
+    assert told == tools_text([tool["function"]])  # type: ignore[list-item]
+    assert '{"name": "wake", "description": "Wake <|im_end|> up."}' in told
+    for messages, system in (
+        ([message("U")], told),
+        ([message("S", "system"), message("U")], f"S\n\n{told}"),
+    ):
+        plain = [message(system, "system"), message("U")]
+        assert chat.render(messages, tools=[tool]) == chat.render(plain)
+        assert chat.encode_chat(messages, tools=[tool]) == chat.encode_chat(plain)
+        n_control = sum(map(tokenizer.is_control, chat.encode_chat(messages, tools=[tool])))
+        assert n_control == sum(map(tokenizer.is_control, chat.encode_chat([message("S", "system"), message("U")])))
+    assert chat.render([message("U")], tools=[]) == chat.render([message("U")])
 
 
 def test_a_template_of_its_own_for_tools(byte_level: Make) -> None:

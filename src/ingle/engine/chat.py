@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 from ingle.engine.generate import Answer, Generation
 from ingle.engine.slots import common_prefix
 from ingle.errors import UsageError
-from ingle.text.tools import Tool, tools_text
+from ingle.text.tools import Tool
 
 if TYPE_CHECKING:
     from ingle.engine.model import Model, Options
@@ -24,9 +24,9 @@ Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content":
 class Chat:
     """A conversation with a model, by the model's chat template.
 
-    Tools are told to the model by its template; where that knows none, the system message tells them in general words
-    (see `tools_text`). Its calls are a part of its answers: `find_calls` finds them there, and `Grammar.tool_calls` as
-    the option `grammar` holds them to the tools' schemas.
+    Tools are told to the model by its template, or in the system message where that knows none. Its calls are a part of
+    its answers: `find_calls` finds them there, and `Grammar.tool_calls` as the option `grammar` holds them to the
+    tools' schemas.
 
     Each turn computes only what is new: the cache is continued with the answer's tokens exactly as they were sampled,
     where a template writes earlier answers as they were. An answer that is cut short stays in the history as far as it
@@ -114,15 +114,7 @@ class Chat:
 
     def _encode(self, messages: list[Message]) -> list[int]:
         """The tokens of a conversation, with its tools, up to where the next answer begins."""
-        template = self.model.template
-        if not self.tools or template.takes_tools:
-            return template.encode_chat(messages, tools=[tool.as_openai() for tool in self.tools] or None)
-        told = tools_text(self.tools)
-        if messages[0]["role"] == "system":
-            return template.encode_chat(
-                [{**messages[0], "content": f"{messages[0]['content']}\n\n{told}"}, *messages[1:]]
-            )
-        return template.encode_chat([{"role": "system", "content": told}, *messages])
+        return self.model.template.encode_chat(messages, tools=[tool.as_openai() for tool in self.tools])
 
     def _as_sampled(self, messages: list[Message], encoded: list[int]) -> list[int]:
         """The tokens of a conversation up to where the next answer begins; `encoded` are those that its text gives.

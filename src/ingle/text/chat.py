@@ -22,6 +22,7 @@ from ingle.errors import TemplateError, UsageError
 from ingle.text.fallbacks import fallback_template
 from ingle.text.sandbox import CompiledTemplate
 from ingle.text.tokenizer import Tokenizer
+from ingle.text.tools import tools_text
 
 __all__ = ["ROLES", "ChatTemplate", "Message"]
 
@@ -47,7 +48,7 @@ class ChatTemplate:
         self._template = CompiledTemplate(source)
         self._tool_template = CompiledTemplate(tool_source) if tool_source else self._template
         self._has_developer = "developer" in source
-        #: Whether the template does something with `tools`.
+        #: Whether the template does something with `tools`; where it does not, the system message tells of them.
         self.takes_tools = "tools" in (tool_source or source)
 
     @classmethod
@@ -75,11 +76,12 @@ class ChatTemplate:
 
         `variables` are further names for the template (such as enable_thinking). If the template refuses a conversation
         that begins with a system message (Gemma's and older Mistral templates do), that message is put before the first
-        user message, two line breaks between them. To get tokens use `encode_chat`: this text cannot be encoded safely.
+        user message, two line breaks between them. Tools that it has no place for are put at the end of the system
+        message, in the words of `tools_text`. To get tokens use `encode_chat`: this text cannot be encoded safely.
         Raises UsageError for messages that are none, TemplateError if the template refuses or fails.
         """
-        checked = self._checked(messages)
-        return self._render(checked, add_generation_prompt, _jsonable(tools), variables or {})
+        checked, tools = self._with_tools(self._checked(messages), _jsonable(tools))
+        return self._render(checked, add_generation_prompt, tools, variables or {})
 
     def encode_chat(
         self,
@@ -94,8 +96,7 @@ class ChatTemplate:
         Nothing in a message becomes a control token; the module's text says how, and the limits. Arguments and errors
         as for `render`.
         """
-        checked = self._checked(messages)
-        tools = _jsonable(tools)
+        checked, tools = self._with_tools(self._checked(messages), _jsonable(tools))
         marker = _unused_character([self.source, checked, tools])
         inner = [{key: v if key == "role" else self._broken(v, marker) for key, v in m.items()} for m in checked]
         tools = self._broken(tools, marker)
@@ -140,6 +141,15 @@ class ChatTemplate:
             if message["role"] == "developer" and not self._has_developer:
                 message["role"] = "system"
         return checked
+
+    def _with_tools(self, messages: list[dict[str, Any]], tools: Any) -> tuple[list[dict[str, Any]], Any]:
+        """Messages and tools as the template can take them; no tools are None, which is what templates look for."""
+        if not tools or self.takes_tools:
+            return messages, tools or None
+        told = tools_text(tools)
+        if messages[0]["role"] == "system":
+            return [{**messages[0], "content": f"{messages[0]['content']}\n\n{told}"}, *messages[1:]], None
+        return [{"role": "system", "content": told}, *messages], None
 
     def _broken(self, value: Any, marker: str) -> Any:
         """`value` with a marker in every text within it that reads like a control token."""

@@ -171,9 +171,9 @@ def _type(value: object, where: str) -> str | list[str] | None:
     raise UsageError(f"{where} has the type {str(value)[:80]!r}; expected one of {', '.join(_TYPES)}.")
 
 
-def tools_text(tools: Sequence[Tool]) -> str:
-    """The tools, and how to call them, in general words: for the system message where a chat template has none."""
-    listed = "".join(f"{json.dumps(tool.as_openai()['function'], ensure_ascii=False)}\n" for tool in tools)
+def tools_text(tools: Sequence[Mapping[str, Any]]) -> str:
+    """The tools (as in the OpenAI API), and how to call them: for the system message where a chat template has none."""
+    listed = "".join(f"{json.dumps(tool.get('function', tool), ensure_ascii=False)}\n" for tool in tools)
     return (
         f"You can call these functions:\n<tools>\n{listed}</tools>\n"
         "To call one, write its name and its arguments as JSON:\n"

@@ -17,7 +17,6 @@ from ingle.evaluate.calls.score import ItemScore, metrics, score
 from ingle.evaluate.result import TaskResult, item_id
 from ingle.text.copying import copying
 from ingle.text.grammar import Grammar
-from ingle.text.tools import tools_text
 
 __all__ = ["MAX_TOKENS", "GrammarChoice", "result_of", "run_calls"]
 
@@ -56,7 +55,7 @@ def run_calls(
     it raises ends the run.
 
     An item whose prompt the context does not hold counts as wrong in every figure. A model whose chat template has no
-    place for tools is told of them in the system message, as in a `Chat`; a note says so.
+    place for tools is told of them in the system message; a note says so.
     Raises UsageError for arguments that cannot be, TemplateError for messages that the chat template refuses.
     """
     if grammar not in get_args(GrammarChoice):
@@ -99,14 +98,7 @@ def result_of(task: str, items: Sequence[Item], answers: Sequence[str]) -> TaskR
 
 
 def _prompt(model: Model, item: Item) -> list[int]:
-    template, messages = model.template, list(item.messages)
-    if template.takes_tools or not item.tools:
-        return template.encode_chat(messages, tools=[tool.as_openai() for tool in item.tools] or None)
-    told = tools_text(item.tools)
-    if messages[0]["role"] == "system":
-        messages[0] = {**messages[0], "content": f"{messages[0]['content']}\n\n{told}"}
-        return template.encode_chat(messages)
-    return template.encode_chat([{"role": "system", "content": told}, *messages])
+    return model.template.encode_chat(item.messages, tools=[tool.as_openai() for tool in item.tools])
 
 
 def _request(item: Item) -> str:
