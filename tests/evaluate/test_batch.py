@@ -16,12 +16,12 @@ import toys
 from ingle import load
 from ingle.engine.generate import Answer
 from ingle.engine.model import Model
-from ingle.errors import BackendError, ContextError, ModelFileError, UsageError
+from ingle.errors import BackendError, ContextError, GrammarError, ModelFileError, UsageError
 from ingle.evaluate import batch
 from ingle.evaluate.batch import evaluate_slots, generate
-from ingle.text.grammar import Grammar
+from ingle.text.grammar import Grammar, Matcher
 
-END = toys.vocabulary().index("<|im_end|>")
+END, B, C = (toys.vocabulary().index(text) for text in ("<|im_end|>", "b", "c"))
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +122,11 @@ def test_answers_keep_to_their_grammars(model: Model) -> None:
 
 def test_what_must_come_is_computed_at_once(path: Path) -> None:
     """The texts differ in one place; before it and after it there is no choice."""
-    scripted, backend = toys.scripted_model(path, lambda seen: ord("b") - 33, n_slots=2)
+    scripted, backend = toys.scripted_model(path, lambda seen: C, n_slots=2)
     grammar = Grammar.regex("begin:[bcd], and so it ends")
     with scripted:
         answer, free = generate(scripted, [[70, 71], [72]], max_tokens=40, grammars=[grammar, grammar])
-    assert answer.text == free.text == "begin:b, and so it ends"
+    assert answer.text == free.text == "begin:c, and so it ends"
     assert answer.finish_reason == "eos"
     assert len(backend.calls) == 1
 
@@ -142,6 +142,72 @@ def test_a_grammar_without_any_choice(path: Path) -> None:
             grammars = [Grammar.regex("only this")]
             found = generate(scripted, [[70]], max_tokens=max_tokens, stop=stop, grammars=grammars)
             assert (found[0].text, found[0].finish_reason) == (text, reason)
+
+
+def test_a_grammar_that_cannot_be_followed_ends_its_own_answer_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its beginning, between two tokens, or before the first that the model is asked for."""
+    broken, mask, made = Grammar.regex("[a-z]{3,9}"), Matcher.mask, Grammar.matcher
+
+    def too_complex(matcher: Matcher, n_before: int) -> Any:
+        def find() -> Any:
+            if len(said) == n_before:
+                raise GrammarError("The grammar is too complex to follow.")
+            said.append(0)
+            return mask(matcher)
+
+        said: list[int] = []
+        return find
+
+    for n_before in (0, 1, 3):
+
+        def matcher(grammar: Grammar, tokenizer: Any, n_before: int = n_before, **options: Any) -> Matcher:
+            found = made(grammar, tokenizer, **options)
+            if grammar == broken:
+                monkeypatch.setattr(found, "mask", too_complex(found, n_before))
+            return found
+
+        monkeypatch.setattr(Grammar, "matcher", matcher)
+        scripted, _ = toys.scripted_model(path, lambda seen: B, n_slots=2)
+        with scripted:
+            sound = Grammar.regex("[a-z]{3,5}!")
+            ended, first, free = generate(
+                scripted, [[70], [71], [72]], max_tokens=7, grammars=[broken, sound, None], continuation=True
+            )
+        assert (ended.text, ended.finish_reason) == ("b" * n_before, None)
+        assert ended.problem == "The grammar is too complex to follow."
+        assert (first.text, first.finish_reason, first.problem) == ("bbbbb!", "eos", "")
+        assert free.text == "b" * 7
+
+
+def test_a_grammar_that_cannot_begin(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def matcher(grammar: Grammar, *_: Any, **__: Any) -> Matcher:
+        raise GrammarError("It is too large.")
+
+    monkeypatch.setattr(Grammar, "matcher", matcher)
+    scripted, _ = toys.scripted_model(path, lambda seen: 70)
+    with scripted:
+        broken, free = generate(scripted, [[70], [71]], max_tokens=2, grammars=[Grammar.regex("a"), None])
+    assert (broken.text, broken.finish_reason, broken.problem) == ("", None, "It is too large.")
+    assert free.finish_reason == "length"
+
+
+def test_a_model_that_never_says_what_its_grammar_allows(path: Path) -> None:
+    scripted, backend = toys.scripted_model(path, lambda seen: 70)
+    forward = backend.logits
+    backend.logits = lambda *given: np.where(forward(*given) < forward(*given).max(), -np.inf, 0).astype(np.float32)
+    with scripted:
+        [answer] = generate(scripted, [[70]], max_tokens=9, grammars=[Grammar.regex("[01]{2,9}")])
+    assert (answer.text, answer.finish_reason) == ("", None)
+    assert "no probability to any token" in answer.problem
+
+
+def test_a_model_without_an_end_token_has_no_grammars(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with load(path, backend="reference") as endless:
+        monkeypatch.setattr(type(endless.tokenizer), "eog_ids", frozenset())
+        with pytest.raises(GrammarError, match="no token that ends a text"):
+            generate(endless, [[70]], max_tokens=2, grammars=[Grammar.regex("a")])
 
 
 def test_a_grammar_ends_with_the_context(path: Path) -> None:

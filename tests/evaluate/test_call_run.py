@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import toys
+from ingle.engine.generate import Answer
 from ingle.engine.model import Model
 from ingle.errors import UsageError
 from ingle.evaluate.calls.item import Expected, Item
@@ -188,6 +189,24 @@ def test_an_answer_that_is_cut(scripted: Callable[..., Model]) -> None:
         assert result.details["n_cut"] == 1
         assert values(result)["valid_json"] == (0.0, 1), "no grammar can end what is cut"
         assert result.notes == (f"1 of 1 answers were cut at {MAX_TOKENS} tokens or where the context ends.",)
+
+
+def test_answers_that_break_off_are_wrong_and_told(
+    scripted: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing was to be called, and nothing had been."""
+
+    def broken_off(*_: Any, **__: Any) -> list[Answer]:
+        good = Answer(SCRIPT[0][1], (), "eos")
+        return [good, Answer("Very w", (), None, "The grammar cannot be followed.")]
+
+    monkeypatch.setattr("ingle.evaluate.calls.run.generate", broken_off)
+    with scripted() as model:
+        (bound,) = run_calls(model, [ITEMS[0], ITEMS[5]], grammar="schema")
+    assert values(bound)["accuracy"] == (0.5, 2)
+    assert values(bound)["abstention"] == (0.0, 1)
+    assert (bound.details["n_broken_off"], bound.details["n_too_long"]) == (1, 0)
+    assert bound.notes == ("1 of 2 answers broke off and count as wrong. The grammar cannot be followed.",)
 
 
 def test_tools_that_cannot_be_a_grammar_are_told(scripted: Callable[..., Model]) -> None:

@@ -34,11 +34,15 @@ Progress = Callable[[int, int], None]  # (prompt tokens done, prompt tokens in a
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was said. token_ids: as sampled, without the one that ended the answer. finish_reason: None = cut short."""
+    """What was said. token_ids: as sampled, without the one that ended the answer. finish_reason: None = cut short.
+
+    problem: why its grammar cut it short, as a sentence; "" where none did.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

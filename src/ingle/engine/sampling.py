@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from ingle.errors import BackendError, UsageError
 
-__all__ = ["NOT_FINITE", "Sample", "Sampler", "SamplingParams", "sample_numpy", "uniform"]
+__all__ = ["NOT_ALLOWED", "NOT_FINITE", "Sample", "Sampler", "SamplingParams", "sample_numpy", "uniform"]
 
 MASK = (1 << 64) - 1
 NOT_FINITE = (
     "The model's logits are not finite numbers; its file is damaged or needs another conversion: check it against its "
     "source, or try another quantisation."
 )
+NOT_ALLOWED = "The model gives no probability to any token that its grammar allows; use another one."
 
 # (logits f32 [V], history i32 [n], repeat_penalty, top_k, top_p, min_p, temperature, uniform) -> (token_id, logprob)
 SampleFunction = Callable[
@@ -122,7 +123,7 @@ class Sampler:
             return Sample(*self._function(logits, *rest))
         masked = np.where(allowed, logits, np.float32(-np.inf))
         if masked.max() == -np.inf:
-            raise BackendError("The model gives no probability to any token that its grammar allows; use another one.")
+            raise BackendError(NOT_ALLOWED)
         token_id, _ = self._function(masked, *rest)
         return Sample(token_id, _logprob(logits.astype(np.float64), token_id))
 

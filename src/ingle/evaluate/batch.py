@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
 
 import numpy as np
@@ -12,13 +13,14 @@ from ingle.backends.base import KVType, Rows
 from ingle.backends.machine import available_bytes
 from ingle.engine.generate import Answer, Request, Writer
 from ingle.engine.model import DEFAULT_CONTEXT, Model, bundled_model, context_of, weights_bytes
-from ingle.engine.sampling import NOT_FINITE
+from ingle.engine.sampling import NOT_ALLOWED, NOT_FINITE
 from ingle.engine.token import FinishReason
-from ingle.errors import BackendError, UsageError
+from ingle.errors import BackendError, GrammarError, UsageError
 from ingle.evaluate.packing import Packing, Place, Sequences, Stretch
 from ingle.models.checkpoint import open_checkpoint
 from ingle.text import metadata_from_hf
-from ingle.text.grammar import Grammar
+from ingle.text.grammar import Grammar, Matcher
+from ingle.text.trie import trie_of
 
 __all__ = ["evaluate_slots", "generate"]
 
@@ -69,11 +71,12 @@ def generate(
 
     max_tokens: of each answer; None = as the context has room for. stop: strings that an answer ends before.
     grammars: what each answer must be, None = anything. Tokens that a grammar leaves no choice in are not asked of the
-    model, and computed together.
+    model, and computed together. Where a grammar turns out to be too complex to follow, its answer alone is cut short:
+    it has a `problem` and no finish_reason.
     continuation: whether an answer's first space belongs to it (False for a chat's prompts); None = as `model.generate`
     decides: where the prompt has any text. `on_progress(done, total)` is told after each call; what it raises ends all.
-    Raises UsageError and ContextError for prompts that cannot be answered, before anything is computed, GrammarError
-    for a grammar that cannot be followed, BackendError while the model answers something else.
+    Raises UsageError and ContextError for prompts that cannot be answered and GrammarError for a model without an end
+    token, before anything is computed; BackendError while the model answers something else.
     """
     if grammars is not None and len(grammars) != len(prompts):
         raise UsageError(f"There are {len(grammars)} grammars for {len(prompts)} prompts; expected one for each.")
@@ -85,6 +88,8 @@ def generate(
         request = Request(prompt, max_tokens=max_tokens, stop=tuple(stop), grammar=grammar, continuation=continues)
         request.check(model.spec, model.context)
         requests.append(request)
+    if any(grammar is not None for grammar in grammars or ()):
+        trie_of(tokenizer)  # what is wrong with the model is wrong for all
 
     sequences = Sequences([np.asarray(prompt, np.int32) for prompt in prompts])
     answers: dict[int, Answer] = {}
@@ -102,7 +107,7 @@ def generate(
             for place, row, token_id in zip(asking, logits, _most_likely(logits), strict=True):
                 answer = making[place.slot]
                 answer.say(token_id, row)
-                if answer.finish_reason is not None:
+                if answer.ended:
                     answers[sequences.order[place.of]] = answer.done()
                     place.stretch = None
                     del making[place.slot]
@@ -147,7 +152,8 @@ class _Answering:
         tokenizer, grammar = model.tokenizer, request.grammar
         self.ahead: list[int] = []
         self.n_computed = 0
-        self.finish_reason: FinishReason | None = None
+        self._finish_reason: FinishReason | None = None
+        self._problem = ""
         self._eog_ids = tokenizer.eog_ids
         self._writer = Writer(tokenizer, request)
         self._texts: list[str] = []
@@ -155,36 +161,52 @@ class _Answering:
         room = model.context - len(request.prompt) + 1  # the last token is chosen but never computed
         self._n_max = room if request.max_tokens is None else min(room, request.max_tokens)
         self._n_vocab = n_vocab
-        self._matcher = None if grammar is None else grammar.matcher(tokenizer, continuation=request.continuation)
+        self._matcher: Matcher | None = None
         self._mask: NDArray[np.bool_] | None = None
+        if grammar is not None:
+            with self._until_problem():
+                self._matcher = grammar.matcher(tokenizer, continuation=request.continuation)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will be said."""
+        return self._finish_reason is not None or bool(self._problem)
 
     def begin(self) -> list[int]:
         """The tokens that the answer must begin with, to be computed together with the end of the prompt."""
         self._follow()
         begun, self.ahead = self.ahead, []
-        return begun if self.finish_reason is None else []
+        return [] if self.ended else begun
 
     def say(self, most_likely: int, logits: NDArray[np.float32]) -> None:
         """The next token, by logits [V] of which `most_likely` is the largest; and those that must follow it."""
-        if self.finish_reason is None:
-            if self._mask is not None:
-                most_likely = int(np.where(self._mask, logits, -np.inf).argmax())
-            self._write(most_likely)
-            self._follow()
+        if self.ended:
+            return
+        if self._mask is not None:
+            allowed = np.where(self._mask, logits, -np.inf)
+            most_likely = int(allowed.argmax())
+            if allowed[most_likely] == -np.inf:
+                self._problem = NOT_ALLOWED
+                return
+        self._write(most_likely)
+        self._follow()
 
     def done(self) -> Answer:
         """What was said."""
-        return Answer("".join(self._texts), tuple(self._token_ids), self.finish_reason)
+        return Answer("".join(self._texts), tuple(self._token_ids), self._finish_reason, self._problem)
 
     def _follow(self) -> None:
         """Write tokens as long as the grammar leaves no choice, then keep its mask."""
-        while self._matcher is not None and self.finish_reason is None:
-            self._mask = self._matcher.mask()[: self._n_vocab]
-            allowed = np.flatnonzero(self._mask)
-            must_end = len(allowed) <= len(self._eog_ids) and self._eog_ids.issuperset(allowed.tolist())
-            if len(allowed) != 1 and not must_end:
-                return
-            self._write(int(allowed[0]))
+        while self._matcher is not None and not self.ended:
+            with self._until_problem():
+                self._mask = self._matcher.mask()[: self._n_vocab]
+                allowed = np.flatnonzero(self._mask)
+                if not len(allowed):
+                    raise GrammarError(NOT_ALLOWED)
+                must_end = len(allowed) <= len(self._eog_ids) and self._eog_ids.issuperset(allowed.tolist())
+                if len(allowed) != 1 and not must_end:
+                    return
+                self._write(int(allowed[0]))
 
     def _write(self, token_id: int) -> None:
         ends = token_id in self._eog_ids
@@ -194,9 +216,18 @@ class _Answering:
         if not ends:
             self._token_ids.append(token_id)
             self.ahead.append(token_id)
-        self.finish_reason = "eos" if ends else "stop" if stopped else "length" if is_last else None
-        if self._matcher is not None and self.finish_reason is None:
-            self._matcher.advance(token_id)
+        self._finish_reason = "eos" if ends else "stop" if stopped else "length" if is_last else None
+        if self._matcher is not None and self._finish_reason is None:
+            with self._until_problem():
+                self._matcher.advance(token_id)
+
+    @contextmanager
+    def _until_problem(self) -> Iterator[None]:
+        """A grammar that cannot be followed any further ends this answer, and no other."""
+        try:
+            yield
+        except GrammarError as error:
+            self._problem = str(error)
 
 
 def _most_likely(logits: NDArray[np.float32]) -> list[int]:

@@ -30,11 +30,15 @@ _MAX_TEXT = 500  # characters of an answer, request or reason that are shown
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """An item, what was answered (None: its prompt did not fit), and whether the answer was cut at `MAX_TOKENS`."""
+    """An item, what was answered, and whether the answer was cut at `MAX_TOKENS`.
+
+    answer: None where there is none, because the prompt did not fit, or because of a `problem` with the grammar.
+    """
 
     item: Item
     answer: str | None
     is_cut: bool = False
+    problem: str = ""
 
 
 def run_calls(
@@ -54,7 +58,8 @@ def run_calls(
     limit: so many items of each source, from its first. on_progress(task, done, total): told as answers are made; what
     it raises ends the run.
 
-    An item whose prompt the context does not hold counts as wrong in every figure. A model whose chat template has no
+    An item whose prompt the context does not hold counts as wrong in every figure, and so does one whose answer broke
+    off because its grammar could not be followed to the end. A model whose chat template has no
     place for tools is told of them in the system message; a note says so.
     Raises UsageError for arguments that cannot be, TemplateError for messages that the chat template refuses.
     """
@@ -159,7 +164,8 @@ def _answers(
         on_progress=progress,
     )
     for i, answer in zip(fit, made, strict=True):
-        answered[i] = _Answered(items[i], answer.text, answer.finish_reason == "length")
+        text = None if answer.problem else answer.text
+        answered[i] = _Answered(items[i], text, answer.finish_reason == "length", answer.problem)
     return answered
 
 
@@ -168,7 +174,9 @@ def _result(
 ) -> TaskResult:
     """limits: the grammar's; None where no model was asked."""
     scores = [score(each.item, each.answer) for each in answered]
-    n_unfit, n_cut = sum(each.answer is None for each in answered), sum(each.is_cut for each in answered)
+    n_unfit = sum(each.answer is None and not each.problem for each in answered)
+    n_cut = sum(each.is_cut for each in answered)
+    problems = [each.problem for each in answered if each.problem]
     told = list(notes)
     if n_unfit:
         told.append(
@@ -179,6 +187,8 @@ def _result(
         told.append(
             f"{n_cut:,} of {len(answered):,} answers were cut at {MAX_TOKENS} tokens or where the context ends."
         )
+    if problems:
+        told.append(f"{len(problems):,} of {len(answered):,} answers broke off and count as wrong. {problems[0]}")
     settings = {} if limits is None else {"grammar": limits, "max_tokens": MAX_TOKENS}
     details: dict[str, Any] = {
         "settings": settings,
@@ -186,6 +196,7 @@ def _result(
         "n_without_tool": sum(not s.expected for s in scores),
         "n_too_long": n_unfit,
         "n_cut": n_cut,
+        "n_broken_off": len(problems),
         "arguments": {
             name: sum(getattr(s, f"n_{name}") for s in scores if s.expected) for name in ("right", "given", "due")
         },
