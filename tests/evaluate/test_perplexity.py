@@ -208,6 +208,25 @@ def test_progress_names_the_task(model: Model, reference: Model, folder: Path, w
     assert told[-1] == ("perplexity", 21, 21)
 
 
+def test_nothing_is_done_to_the_text_first(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_bytes("the end.\r\na dog\r".encode())
+    [result] = run_perplexity(model, tmp_path / "text.txt")
+    assert result.details["n_bytes"] == len("the end.\r\na dog\r")
+    assert result.details["n_tokens"] == len(model.tokenizer.encode("the end.\r\na dog\r"))
+
+
+def test_a_document_without_tokens_is_none(model: Model, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = documents(24)
+    [expected] = run_perplexity(model, write(folder, texts))
+    encode = model.tokenizer.encode
+    monkeypatch.setattr(model.tokenizer, "encode", lambda text, **_: [] if "\u200b" in text else encode(text))
+    [result] = run_perplexity(model, write(folder, [*texts[:5], "\u200b", *texts[5:], "\u200b\u200b"]))
+    assert result.metrics == expected.metrics
+    assert result.item_ids == expected.item_ids
+    with pytest.raises(DataError, match="no text"):
+        run_perplexity(model, write(folder, ["\u200b"]))
+
+
 def test_documents_of_a_text() -> None:
     assert split_documents("one\n\ntwo = three") == ["one\n\ntwo = three"]
     assert split_documents("one<|endoftext|>\n<|endoftext|>two\n") == ["one", "two\n"]

@@ -73,10 +73,10 @@ def run_perplexity(
     if limit is not None and limit < 1:
         raise UsageError(f"The limit is {limit}; expected 1 or more.")
     documents = split_documents(_read(text))
-    if not documents:
-        raise DataError(f"{text.name} has no text in it.")
     by_document = len(documents) >= MIN_DOCUMENTS
     units = _units(model, documents, window, by_document, limit)
+    if not units:
+        raise DataError(f"{text.name} has no text in it.")
     requests = [request for unit in units for request in unit.requests]
     tell = None if on_progress is None else partial(on_progress, TASK)
     found: list[Divergence] = []
@@ -121,11 +121,14 @@ def split_documents(text: str) -> list[str]:
 
 def _read(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path.name} is larger than {MAX_BYTES >> 20} MiB; measure a part of it.")
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:  # as bytes: reading text would make "\n" of "\r\n"
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise DataError(f"The text {path.name} cannot be read: {error.strerror}.") from None
+    if len(data) > MAX_BYTES:
+        raise DataError(f"{path.name} is larger than {MAX_BYTES >> 20} MiB; measure a part of it.")
+    try:
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name} is not UTF-8 text (byte {error.start}); convert it first.") from None
 
@@ -147,6 +150,8 @@ def _units(model: Model, documents: list[str], window: int, by_document: bool, l
         if limit is not None and len(units) >= limit:
             break
         ids = model.tokenizer.encode(document, add_special=False)
+        if not ids:
+            continue  # characters that this tokenizer drops, and nothing else
         requests = rolling_windows(model, ids, window=window)
         n_bytes, n_words = len(document.encode()), len(document.split())
         if by_document:
