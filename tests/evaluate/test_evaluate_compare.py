@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -148,8 +149,13 @@ def test_weights_and_what_is_no_mean_of_its_items() -> None:
     assert row.difference == pytest.approx(-0.01)
     assert (row.interval.low, row.interval.high) == pytest.approx((-0.01, -0.01))
     assert row.a == pytest.approx(np.average(values, weights=sizes))
+    plain = task("t", values.tolist(), list(map(str, range(30))), "bits_per_byte")
+    plain = replace(plain, metrics=(replace(plain.metrics[0], higher_is_better=False),))
     with pytest.raises(UsageError, match="no metric in common"):
         of(weighted(values, sizes), weighted(values, sizes[::-1]))
+    for a, b in ((weighted(values, sizes), plain), (plain, weighted(values, sizes))):
+        with pytest.raises(UsageError, match="no metric in common"):
+            of(a, b)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +196,16 @@ def test_settings_that_differ_are_told() -> None:
         "A was measured with shots 0, B with 5.",
         "calls_snips: A was measured with grammar none, B with both.",
     )
+
+
+def test_other_prompts_are_told_where_no_setting_tells_them() -> None:
+    told = of(task("t", [1, 0], prompts="p"), task("t", [1, 0], prompts="q")).notes
+    assert len(told) == 1
+    assert "t: A and B were asked in other words" in told[0]
+    assert of(task("t", [1, 0], prompts="p"), task("t", [1, 0], prompts="p")).notes == ()
+    shots = [task("t", [1, 0], prompts=str(n), settings={"shots": n}) for n in (0, 5)]
+    assert of(*shots).notes == ("t: A was measured with shots 0, B with 5.",)
+    assert "other words" not in "".join(of(task("t", [1, 0], prompts="p"), task("t", [1], prompts="q")).notes)
 
 
 def test_the_record_is_json() -> None:

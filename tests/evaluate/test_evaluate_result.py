@@ -49,6 +49,13 @@ def test_details_that_json_lacks(tmp_path: Path) -> None:
     }
 
 
+def test_texts_that_utf8_cannot_hold(tmp_path: Path) -> None:
+    """A request with half of a surrogate pair, which JSON can spell, does not cost the result of it all."""
+    strange = TaskResult("t", (), notes=("\ud83d \U0001f525 é \\ud800",), details={"request": "\udc00"})
+    EvalResult(MODEL, results=(strange,)).save(tmp_path / "r.json")
+    assert EvalResult.load(tmp_path / "r.json").results == (strange,)
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     RESULT.save(path)

@@ -184,6 +184,8 @@ class _Pairing:
             return None
         weights = _weights(self.a, metric.name)
         others = _weights(self.b, metric.name)
+        if (weights is None) != (others is None):
+            return None
         if weights is not None and others is not None and (weights[self.at_a] != others[self.at_b]).any():
             return None  # weights that are a model's own, such as its tokens, make means of different things
         x, y = np.array(metric.values)[self.at_a], np.array(other.values)[self.at_b]
@@ -290,7 +292,14 @@ def _settings_notes(a: EvalResult, b: EvalResult) -> list[str]:
 
 
 def _details_notes(a: TaskResult, b: TaskResult) -> list[str]:
-    return _unlike(_settings(a), _settings(b), f"{a.task}: ")
+    notes = _unlike(_settings(a), _settings(b), f"{a.task}: ")
+    prompts = a.details.get("prompts"), b.details.get("prompts")
+    if not notes and a.item_ids == b.item_ids and None not in prompts and prompts[0] != prompts[1]:
+        notes.append(
+            f"{a.task}: A and B were asked in other words (other examples before the questions, or another version of "
+            "the task), so the models are not all that differs."
+        )
+    return notes
 
 
 def _settings(task: TaskResult) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class TaskResult:
         "weights": {metric: [a weight for each item]}, where the value is the weighted mean of the items' values.
         "settings": {name: value} of what this task was measured with and others were not.
         "asked": what `ingle eval` was asked for when it made this: {"task": name, "settings": {name: value}}.
+        "prompts": a digest of all that the model was asked, word for word.
     """
 
     task: str
@@ -188,9 +189,10 @@ class EvalResult:
         Raises OSError.
         """
         text = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+        # Half a surrogate pair, which JSON can spell and UTF-8 cannot, is written as JSON spells it: "\ud800".
         handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with open(handle, "w", encoding="utf-8") as file:
+            with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
                 os.fchmod(file.fileno(), 0o644)  # mkstemp's files are for their owner alone
                 file.write(text)
                 file.flush()
