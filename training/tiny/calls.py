@@ -22,6 +22,7 @@ from vary import Shown, styled, vary
 
 from ingle.evaluate.calls.sources import clinc, held_out, nlu, sgd, snips
 from ingle.evaluate.calls.sources.catalogue import CLINC_TOOLS, NLU_TOOLS, SNIPS_TOOLS
+from ingle.evaluate.calls.sources.files import read_lines
 from ingle.evaluate.calls.sources.request import Request, split_of
 from ingle.text.tools import Tool
 
@@ -48,6 +49,7 @@ ALIKE = {
     "music": ("radio",),
     "fact": ("definition",),
 }
+REFUSED = 0.3  # of the requests
 LENGTHS = (0.25, 0.6, 1.0, 1.0, 1.0)  # of a conversation, as shares of the longest
 
 
@@ -73,12 +75,14 @@ class Pool:
 class Writer:
     """Draws conversations."""
 
-    def __init__(self, data: Path, seed: int) -> None:
+    def __init__(self, data: Path, seed: int, questions: Sequence[str] = ()) -> None:
+        """questions: of general knowledge, which no tool here answers but those of the subject "fact"."""
         self.rng = random.Random(seed)
         self.pools = pools(data)
         self.refused = [r for r in [*clinc.in_scope(data)] if r.tool is None and split_of(r.text) == "train"]
         self.refused += [r for r in nlu.hwu64(data) if r.tool is None and split_of(r.text) == "train"] * 3
         self.refused += [r for r in clinc.out_of_scope(data, "train") if split_of(r.text) != "test"] * 8
+        self.refused += [Request(text, None, (), "fact") for text in questions if split_of(text) == "train"]
         every = [r for name in ("snips", "nlu", "sgd") for rs in self.pools[name].requests.values() for r in rs]
         self.phrases = sorted({value for r in every for _, value in r.slots if 2 < len(value) < 30})
         self.elsewhere = [replace(r, subject=SAME.get(r.subject, r.subject)) for r in every]
@@ -106,7 +110,7 @@ class Writer:
         subjects = {self.subject(*key) for key in order} | {"joke" if "joke" in str(names) else ""}
         length, limit = rng.choice(LENGTHS) * longest, longest
         for _ in range(64):
-            turn = self.refusal(subjects) if rng.random() < 0.22 else self.call(rng.choice(order), shown)
+            turn = self.refusal(subjects) if rng.random() < REFUSED else self.call(rng.choice(order), shown)
             if turn is None:
                 continue
             if count([*messages, *turn]) > limit:
@@ -200,7 +204,7 @@ class Writer:
         return [{"role": "user", "content": text}, {"role": "assistant", "tool_calls": [call]}]
 
     def refusal(self, subjects: set[str]) -> list[dict[str, Any]] | None:
-        request = self.rng.choice(self.refused if self.rng.random() < 0.6 else self.elsewhere)
+        request = self.rng.choice(self.refused if self.rng.random() < 0.7 else self.elsewhere)
         alike = {request.subject, *ALIKE.get(request.subject, ())}
         if alike & subjects or "search" in subjects:  # anything can be searched for
             return None
@@ -274,6 +278,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--conversations", type=int, default=12000)
     parser.add_argument("--longest", type=int, default=980, help="tokens")
+    parser.add_argument("--questions", type=Path, help="questions.jsonl of texts.py: requests that no tool fits")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     from tokenizers import Tokenizer
@@ -292,7 +297,9 @@ def main() -> None:
         ]
         return sum(tokens(text) + 5 for text in said)
 
-    writer = Writer(given.data / "api_calls", given.seed)
+    asked = read_lines(given.questions) if given.questions else ()
+    questions = [str(record["messages"][0]["content"]) for record in asked]
+    writer = Writer(given.data / "api_calls", given.seed, questions)
     turns = size = 0
     with given.out.open("w", encoding="utf-8") as file:
         for _ in range(given.conversations):

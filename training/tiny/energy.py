@@ -50,7 +50,8 @@ def read(folder: Path) -> Part:
         raise SystemExit(f"{folder} has no step in its log.jsonl yet.")
     start, step = last["start"], last["step"]
     elapsed_s = max(last[event]["elapsed_s"] for event in ("step", "validation", "end") if event in last)
-    return Part(folder.name, start["parameters"], step["tokens"], elapsed_s, start["threads"] or 1, start["device"])
+    threads = (start["threads"] or 1) * start.get("devices", 1)
+    return Part(folder.name, start["parameters"], step["tokens"], elapsed_s, threads, start["device"])
 
 
 def main() -> None:
