@@ -139,6 +139,7 @@ def test_several_calls_and_none(tmp_path: Path) -> None:
         (QUESTION, [{"geo.area": {"unit": [{"name": "m"}]}}], None, "expected a list"),
         (QUESTION, [{"geo.area": {"unit": [{c: [1, 2] for c in "abcdefghijklmn"}]}}], None, "right objects"),
         (QUESTION, [ANSWER], [{"name": 1}], "has the name"),
+        (QUESTION, [ANSWER], [{"name": "geo.area", "parameters": {"required": 5}}], "expected a list"),
     ],
 )
 def test_files_that_are_not_sound(

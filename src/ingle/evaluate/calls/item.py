@@ -24,6 +24,7 @@ from ingle.text.tools import Tool, read_tools
 __all__ = ["Expected", "Item", "read_items", "write_items"]
 
 _MAX_LINE = 2**20  # bytes of one item
+_MAX_BYTES = 2**28  # of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,16 @@ class Item:
 def read_items(path: Path) -> list[Item]:
     """The items of a JSON Lines file. Raises DataError that names the line of the first that is not sound."""
     items = []
+    left = _MAX_BYTES
     try:
         with path.open("rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), start=1):
                 where = f"{path.name}, line {number}"
                 if len(line) > _MAX_LINE:
                     raise DataError(f"{where} has more than {_MAX_LINE} bytes; an item is much shorter.")
+                left -= len(line)
+                if left < 0:
+                    raise DataError(f"{path} has more than {_MAX_BYTES >> 20} MiB; measure a part of it.")
                 if line.strip():
                     items.append(_item(_json(line, where), where))
     except OSError as error:

@@ -90,7 +90,7 @@ def _calls(value: object, tools: Mapping[str, Tool], where: str) -> Iterator[Exp
             raise DataError(f"{where} expects a call of {', '.join(call)}; expected one of its tools.")
         ((name, arguments),) = call.items()
         schema = tools[name].parameters
-        required = schema.get("required", ())
+        required = list_of(schema.get("required", []), where)
         yield Expected(
             name,
             {
