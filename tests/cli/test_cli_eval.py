@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,7 @@ import toys
 from ingle.cli import cli
 from ingle.errors import ContextError
 from ingle.evaluate.calls.item import Item, write_items
-from ingle.evaluate.result import EvalResult, Metric, TaskResult
+from ingle.evaluate.result import EvalResult, Metric, ModelInfo, TaskResult
 from ingle.evaluate.statistics import mean_stderr
 from ingle.text.tools import Tool
 
@@ -260,6 +261,41 @@ def test_compare_results_and_models(script: Script, tmp_path: Path, data: Path) 
     assert [row["task"] for row in record["comparisons"]] == ["piqa"]
 
 
+def test_compare_what_a_variant_changes(tmp_path: Path) -> None:
+    """The calls of one file, free and within the grammar."""
+
+    def side(free: Sequence[float], bound: Sequence[float]) -> EvalResult:
+        results = []
+        for ending, values in (("", free), ("+grammar", bound)):
+            for task in ("calls_snips", "calls"):
+                found = scores("calls", values)  # the same items
+                details = {"settings": {"grammar": ending or "none"}, "asked": {"task": "calls"}}
+                results.append(replace(found, task=task + ending, details=details))
+        return EvalResult(ModelInfo("m", "m.gguf", 1, "ab", "llama", 1, 8.0), {}, {}, tuple(results))
+
+    side([1] * 10 + [0] * 30, [1] * 25 + [0] * 15).save(tmp_path / "a.json")
+    path = tmp_path / "a.json"
+    assert {row["difference"] for row in compared(path, path)} == {0.0}
+    rows = compared(path, path, "--variant", "+grammar")
+    assert [(row["task"], row["n"]) for row in rows] == [("calls_snips", 40), ("calls", 40)]
+    assert all(row["difference"] == pytest.approx(15 / 40) for row in rows)
+    assert all(row["verdict"] == "B is better" for row in rows)
+    (row,) = compared(path, path, "--variant", "+grammar", "--tasks", "calls_snips")
+    assert row["task"] == "calls_snips"
+    shown = run("--compare", path, path, "--variant", "+grammar").stdout
+    assert "calls_snips: A was measured with grammar none, B with +grammar." in shown
+    assert "Only A" not in shown
+    for ending in ("+copy", "calls", ""):
+        assert "is the ending of no task of B; expected that of one of calls_snips, calls" in fails(
+            "--compare", path, path, "--variant", ending
+        )
+
+
+def compared(*words: str | Path) -> list[dict[str, Any]]:
+    record = json.loads(run("--compare", *words, "--json").stdout)
+    return list(record["comparisons"])
+
+
 def test_compare_says_what_could_have_been_shown(script: Script, toy: Path, tmp_path: Path, data: Path) -> None:
     out = tmp_path / "same.json"
     done = run("--compare", toy, toy, "--tasks", "piqa", "--data", data, "--out", out)
@@ -310,6 +346,7 @@ def test_pictures(script: Script, toy: Path, tmp_path: Path, data: Path) -> None
         (["--tasks", "piqa", "--out", "TMP/none/out.json"], "does not exist"),
         (["--tasks", "piqa", "--picture", "TMP/p.jpg"], ".png"),
         (["--tasks", "piqa", "--all-metrics"], "--all-metrics is for --compare"),
+        (["--tasks", "piqa", "--variant", "+grammar"], "--variant is for --compare"),
         (["--compare", "TOY", "TOY"], "--compare takes the two"),
         (["--limit", "0"], "--limit"),
         (["--grammar", "latin"], "latin"),

@@ -60,6 +60,11 @@ __all__ = ["command"]
     metavar="A B",
     help="Compare two models, or results kept with --out, item by item.",
 )
+@click.option(
+    "--variant",
+    metavar="ENDING",
+    help="With --compare: B's results whose names end so, beside A's without it. +grammar: what the grammar changes.",
+)
 @click.option("--all-metrics", is_flag=True, help="With --compare: every metric, not only each task's first.")
 @click.option("--list", "list_tasks", is_flag=True, help="List the tasks, and whether --data has what they need.")
 @click.option("-c", "--context", type=click.IntRange(1), help="Tokens of context. [default: the model's, at most 4096]")
@@ -84,6 +89,7 @@ def command(model: str | None, **options: Any) -> None:
       ingle eval model.gguf --text wikitext.txt --reference original.gguf
       ingle eval --tasks calls --data api_calls --limit 200
       ingle eval --compare a.json b.json --picture differences.png
+      ingle eval --compare a.json a.json --tasks calls --variant +grammar
     """
     from ingle.cli.eval_jobs import Asked, names_of
     from ingle.cli.eval_run import open_model
@@ -93,6 +99,8 @@ def command(model: str | None, **options: Any) -> None:
         raise UsageError("--compare takes the two models or results itself; give no other MODEL and no --list.")
     if options["all_metrics"] and not compared:
         raise UsageError("--all-metrics is for --compare; a result always has every metric.")
+    if options["variant"] is not None and not compared:
+        raise UsageError("--variant is for --compare; give it two models or results.")
     asked = Asked(
         load=lambda path: open_model(path, options),
         tasks=names_of(options["tasks"]),
@@ -156,6 +164,8 @@ def _compare(sides: tuple[str, str], asked: Asked, options: dict[str, Any]) -> N
         run.raise_problems()
         assert run.result is not None
         found.append(run.result)
+    if options["variant"] is not None:
+        found = _variants(found[0], found[1], options["variant"])
     report = compare(*found, all_metrics=options["all_metrics"], seed=asked.seed)
     if out is not None:
         write_whole(out, json_line(report.to_dict()) + "\n")
@@ -178,10 +188,27 @@ def _kept(path: Path, asked: Asked) -> EvalResult:
         return result
     if "calls" in wanted:
         wanted |= {task.task for task in result.results if task.task.startswith("calls")}
-    tasks = [task for task in result.results if task.task in wanted or Job.of(task)[0] in wanted]
+    tasks = [
+        task
+        for task in result.results
+        if not wanted.isdisjoint((task.task, task.task.partition("+")[0], Job.of(task)[0]))
+    ]
     if not tasks:
         raise UsageError(f"{path} has none of the tasks {', '.join(sorted(wanted))}; evaluate that model with them.")
     return replace(result, results=tuple(tasks))
+
+
+def _variants(a: EvalResult, b: EvalResult, ending: str) -> list[EvalResult]:
+    """A without the tasks whose names have the ending; of B those alone, under the names without it."""
+    from dataclasses import replace
+
+    varied = [task for task in b.results if ending and task.task.removesuffix(ending) not in ("", task.task)]
+    if not varied:
+        names = ", ".join(task.task for task in b.results)
+        raise UsageError(f"--variant {ending!r} is the ending of no task of B; expected that of one of {names}.")
+    plain = tuple(task for task in a.results if not task.task.endswith(ending))
+    renamed = tuple(replace(task, task=task.task.removesuffix(ending)) for task in varied)
+    return [replace(a, results=plain), replace(b, results=renamed)]
 
 
 def _check_outputs(options: dict[str, Any]) -> None:
