@@ -209,7 +209,7 @@ def test_progress_names_the_task(model: Model, reference: Model, folder: Path, w
 
 
 def test_nothing_is_done_to_the_text_first(model: Model, tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_bytes("the end.\r\na dog\r".encode())
+    (tmp_path / "text.txt").write_bytes(b"the end.\r\na dog\r")
     [result] = run_perplexity(model, tmp_path / "text.txt")
     assert result.details["n_bytes"] == len("the end.\r\na dog\r")
     assert result.details["n_tokens"] == len(model.tokenizer.encode("the end.\r\na dog\r"))
