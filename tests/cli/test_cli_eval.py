@@ -166,6 +166,8 @@ def test_calls_of_a_folder(script: Script, toy: Path, data: Path, monkeypatch: p
     assert run(toy, "--tasks", "calls", "--data", data).exit_code == 0
     assert run(toy, "--tasks", "calls_snips", "--data", data).exit_code == 0
     assert script.tasks == ["calls_snips", "calls_snips"]
+    assert run(toy, "--tasks", "calls_snips,calls", "--data", data).exit_code == 0
+    assert len(script.tasks) == 3  # all calls have those of SNIPS
     assert "snips" in fails(toy, "--tasks", "calls_weather", "--data", data)
     assert "slurp_devel.jsonl" in fails(toy, "--tasks", "calls_slurp", "--data", data)
     assert "snips" in fails(toy, "--tasks", "calls", "--data", data.parent)
@@ -199,6 +201,23 @@ def test_the_file_is_written_after_each_task_and_gone_on_with(
     assert set(kept.versions) >= {"ingle", "python", "numpy"}
     assert run(*words).exit_code == 0
     assert len(script.tasks) == 4  # nothing was left to do
+
+
+def test_what_other_versions_measured_is_told(script: Script, toy: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    words = (toy, "--data", data, "--out", out, "--tasks")
+    assert run(*words, "piqa").exit_code == 0
+    assert run(*words, "boolq").exit_code == 0
+    kept = EvalResult.load(out)
+    assert [task.notes for task in kept.results] == [("of piqa",), ("of boolq",)]
+    replace(kept, versions={**kept.versions, "numpy": "1.0", "python": "3.0"}).save(out)
+    assert run(*words, "piqa,arc_easy").exit_code == 0
+    later = EvalResult.load(out)
+    assert later.results[:2] == kept.results
+    python, numpy = kept.versions["python"], kept.versions["numpy"]
+    assert later.results[2].notes[1:] == (
+        f"Measured with python {python}, numpy {numpy}, unlike what the file was begun with.",
+    )
 
 
 def test_a_result_of_something_else_is_not_gone_on_with(

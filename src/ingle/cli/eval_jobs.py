@@ -87,6 +87,12 @@ def plan_jobs(asked: Asked) -> tuple[list[Job], list[str]]:
         else:
             for task, job in _harness(asked, name, notes):
                 jobs.setdefault(task, job)
+    if CALLS in jobs and asked.items is None:  # which has results of its sources too: they are not measured twice
+        jobs = {
+            task: job
+            for task, job in jobs.items()
+            if not task.startswith(f"{CALLS}_") or task.startswith(f"{CALLS}_bfcl")
+        }
     if not jobs:
         raise UsageError(" ".join(notes) or "There is nothing to measure; name tasks with --tasks.")
     return list(jobs.values()), list(dict.fromkeys(notes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ class Run:
         self.interrupted = False
         self._problems: list[tuple[str, IngleError]] = []
         self._n_jobs = 0
+        self._note = ""  # on what is measured now, where that is not with what the file was begun with
 
     def __call__(self) -> None:
         from ingle.cli.eval_jobs import check_packages, plan_jobs
@@ -65,6 +67,8 @@ class Run:
         except IngleError as error:  # the other tasks can go on
             self._problems.append((job.task, error))
             return
+        if self._note:
+            results = [replace(result, notes=(*result.notes, self._note)) for result in results]
         self.result = self.result.with_results(*results)
         if self.out is not None:
             self.result.save(self.out)
@@ -104,6 +108,9 @@ class Run:
                     f"{self.out} was measured with {_said(name, kept.settings.get(name))}, and this asks for "
                     f"{_said(name, value)}; give another name, or delete it."
                 )
+        changed = [f"{name} {now}" for name, now in fresh.versions.items() if kept.versions.get(name) != now]
+        if changed:
+            self._note = f"Measured with {', '.join(changed)}, unlike what the file was begun with."
         return kept
 
     def _is_done(self, result: EvalResult, job: Job) -> bool:
