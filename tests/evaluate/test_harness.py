@@ -9,6 +9,7 @@ import socket
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 import toys
 from ingle.engine.model import Model, load
 from ingle.errors import ContextError, DataError, TemplateError, UsageError
-from ingle.evaluate.harness import _jackknife, run_tasks
+from ingle.evaluate.harness import _jackknife, _metrics, run_tasks
 from task_items import HUGGING_FACE, data_folder, write
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -324,3 +325,16 @@ def test_the_beginning_of_a_text_can_be_forced_or_left_away(model: Model) -> Non
     plain = IngleLM(model=model).tok_encode("Ann")
     assert IngleLM(model=model, prefix_token_id=7).prefix_token_id == 7
     assert IngleLM(model=model, add_bos_token=True).tok_encode("Ann") == plain  # it has none to add
+
+
+@pytest.mark.parametrize(
+    ("known", "higher"), [({"acc": True}, True), ({"acc": False}, False), ({"acc": None}, True), ({}, True)]
+)
+def test_a_metric_that_the_harness_knows_no_direction_of_is_better_when_higher(
+    known: dict[str, Any], higher: bool
+) -> None:
+    task = SimpleNamespace(aggregation=dict, higher_is_better=lambda: known)
+    samples = [{"filter": "none", "acc": value} for value in (1.0, 0.0, 1.0)]
+    [metric] = _metrics(task, {"acc,none": 2 / 3, "acc_stderr,none": "N/A", "alias": "t"}, samples)
+    assert (metric.name, metric.higher_is_better, metric.values) == ("acc", higher, (1.0, 0.0, 1.0))
+    assert metric.stderr == pytest.approx(mean_stderr([1.0, 0.0, 1.0]))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ingle.engine.model import Model
 from ingle.errors import UsageError
 from ingle.evaluate.result import Metric, TaskResult
+from ingle.evaluate.statistics import mean_stderr
 from ingle.evaluate.tasks.answers import f1_of_answer
 from ingle.evaluate.tasks.plan import Planned, plan_tasks
 from ingle.evaluate.tasks.surroundings import surroundings
@@ -152,7 +153,7 @@ def _metrics(task: Any, values: Mapping[str, Any], samples: Sequence[Mapping[str
                 float(value),
                 stderr,
                 len(scores),
-                bool(task.higher_is_better().get(name, True)),
+                task.higher_is_better().get(name) is not False,  # None where the harness does not know the metric
                 tuple(map(float, scores)) if is_mean and len(scores) * len(filters) == len(samples) else (),
             )
         )
@@ -166,12 +167,7 @@ def _f1(samples: Sequence[Mapping[str, Any]]) -> Metric:
 
 
 def _stderr_of_mean(scores: Sequence[float]) -> float | None:
-    """Of the mean of a sample: its standard deviation (n - 1) over the root of n; None for less than two items."""
-    n = len(scores)
-    if n < 2:
-        return None
-    middle = math.fsum(scores) / n
-    return math.sqrt(math.fsum((score - middle) ** 2 for score in scores) / (n - 1) / n)
+    return mean_stderr(scores) if len(scores) > 1 else None
 
 
 def _jackknife(aggregate: Callable[[list[Any]], float], scores: Sequence[Any]) -> float | None:
