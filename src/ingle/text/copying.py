@@ -37,15 +37,18 @@ def runs_of_words(text: str) -> list[str]:
             run = text[first.start() : last.end()]
             bare = _EDGES.sub("", run)
             for words_of_run in (run, bare, re.sub(r"['\u2019]s$", "", bare)):
-                if words_of_run and len(found) < MAX_RUNS:
+                if words_of_run:
                     found.setdefault(words_of_run)
+                if len(found) == MAX_RUNS:
+                    return list(found)
     return list(found)
 
 
 def copying(tools: Sequence[Tool], text: str) -> list[Tool]:
     """The tools for one request: each argument that is any text has to be words of `text`.
 
-    Arguments with a list of values, a pattern or a format stay as they are, and so do texts within objects and lists.
+    Arguments with a list of values, a pattern, a format or a default stay as they are, and so do texts within objects
+    and lists.
     """
     runs = runs_of_words(text)
     if not runs:
