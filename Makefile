@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ingle
-	$(BIN)/ingle run "Once upon a time, there was a little dog named" --temperature 0.5 --max-tokens 160
+	$(BIN)/ingle run "Tell me a story about a little dog." --temperature 0.5 --max-tokens 160
 
 test: lint types
 	$(BIN)/python -m pytest

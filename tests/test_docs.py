@@ -55,7 +55,11 @@ def console_blocks(text: str) -> list[list[str]]:
 
 
 def readme_commands() -> list[str]:
-    return [line for block in console_blocks(README) if not trains(block) for line in block]
+    return [line for block in console_blocks(README) if not trains(block) and not measures(block) for line in block]
+
+
+def measures(block: list[str]) -> bool:
+    return any(line.startswith("ingle eval") for line in block)
 
 
 def trains(block: list[str]) -> bool:
@@ -81,15 +85,20 @@ def test_a_model_is_made_as_written(document: str, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
-def test_a_model_is_measured_as_written(tmp_path: Path) -> None:
-    """The commands of the guide, in order, with a few questions in its folder and a short text."""
+@pytest.mark.parametrize("document", ["README.md", "docs/evaluation.md"])
+def test_a_model_is_measured_as_written(document: str, tmp_path: Path) -> None:
+    """The commands in order, with a few questions in a folder, a short text, and a request with its call."""
     for package in ("lm_eval", "matplotlib"):
         pytest.importorskip(package)
     from ingle.engine.model import bundled_model
 
-    (block,) = console_blocks((ROOT / "docs" / "evaluation.md").read_text())
+    (block,) = [block for block in console_blocks((ROOT / document).read_text()) if measures(block)]
     (tmp_path / "model.gguf").symlink_to(bundled_model())
     (tmp_path / "text.txt").write_text("Once upon a time there was a bird. It sang all day in a tall tree.\n" * 20)
+    tools = json.loads((ROOT / "examples" / "tools.json").read_text())
+    item = {"id": "1", "messages": [{"role": "user", "content": "wake me at six"}], "tools": tools}
+    item["expected"] = [{"name": "set_alarm", "arguments": {"time": ["six", "6:00"]}}]
+    (tmp_path / "calls.jsonl").write_text(json.dumps(item) + "\n")
     (tmp_path / "eval").mkdir()
     for task, rows in questions().items():
         (tmp_path / "eval" / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -97,7 +106,8 @@ def test_a_model_is_measured_as_written(tmp_path: Path) -> None:
         done = subprocess.run(script_of(command), shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         assert done.stdout.strip()
-    assert {"scores.png", "differences.png"} <= {child.name for child in tmp_path.iterdir()}
+    pictures = {"scores.png"} if document == "README.md" else {"scores.png", "differences.png"}
+    assert pictures <= {child.name for child in tmp_path.iterdir()}
 
 
 def questions() -> dict[str, list[dict[str, object]]]:
@@ -125,6 +135,7 @@ def test_readme_commands_run(command: str, tmp_path: Path) -> None:
     from ingle.engine.model import bundled_model
 
     (tmp_path / "model.gguf").symlink_to(bundled_model())
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     if "HF_DIR" in command:
         pytest.importorskip("transformers")
         toys.huggingface_llama(tmp_path / "HF_DIR")

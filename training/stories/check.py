@@ -1,6 +1,6 @@
 """Check an exported story model: a plain NumPy forward from the file alone must say what the trainer's model says.
 
-    python check.py ../../src/ingle/data/ingle-stories.gguf
+    python check.py ../../tests/data/ingle-stories.gguf
 
 Nothing but the file is read: shapes, tokenizer and weights all come from its metadata and tensors.
 """

@@ -1,4 +1,4 @@
-"""The children's stories the bundled model learns from: reading, cleaning, restoring capitals, splitting.
+"""The children's stories the story model learns from: reading, cleaning, restoring capitals, splitting.
 
 `load(folder)` reads the four files named in DATA.md and returns training and validation stories, one string each.
 `python corpus.py FOLDER` writes CREDITS.tsv: title, author and licence of every Creative Commons story used.

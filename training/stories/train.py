@@ -1,4 +1,4 @@
-"""Train the small story model that comes with Ingle and write it as GGUF.
+"""Train the small story model that the tests use and write it as GGUF.
 
     python train.py DATA_FOLDER --out ingle-stories.gguf --minutes 45
 

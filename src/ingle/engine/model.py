@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["BUNDLED", "DEFAULT_CONTEXT", "Model", "Options", "bundled_model", "load"]
 
 DEFAULT_CONTEXT = 4096  # positions, where the model was made for more
-BUNDLED = "data/ingle-stories.gguf"  # inside the package
+BUNDLED = "data/ingle-tiny.gguf"  # inside the package
 MAX_SLOTS = 4
 SLOTS_BYTES = 256 << 20  # so much KV cache is taken for several slots without being asked to
 
