@@ -20,9 +20,9 @@ import pytest
 
 import ingle
 import toys
-from ingle.engine.model import bundled_model
 from ingle.evaluate.tasks.plan import plan_tasks
 from ingle.evaluate.tasks.surroundings import surroundings
+from story_teller import STORY_TELLER
 from task_items import data_folder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -50,7 +50,7 @@ def stories(folder: Path) -> Path:
     from ingle.train.export_hf import export_hf
     from ingle.train.load import load_model
 
-    return export_hf(load_model(bundled_model()), folder)
+    return export_hf(load_model(STORY_TELLER), folder)
 
 
 def like_llama(folder: Path) -> Path:
