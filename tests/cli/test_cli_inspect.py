@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from click.testing import CliRunner
 
 import toys
 from ingle.cli import cli
+from shared_data import shared
 
 
 def inspect(*words: str | Path) -> str:
@@ -99,9 +99,7 @@ def test_a_file_that_cannot_be_run_is_described_as_far_as_it_is_sound(tmp_path: 
 
 
 def test_vocabulary_files() -> None:
-    path = Path(__file__).parents[3] / "shared/data/tokenizers/ggml-vocab-llama-spm.gguf"
-    if not path.exists():
-        pytest.skip("needs the shared data folder beside the checkout")
+    path = shared("tokenizers/ggml-vocab-llama-spm.gguf")
     found = record(path)
     assert found["tokenizer"]["n_vocab"] == 32_000
     assert found["problem"]

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 import ingle
 from ingle.gguf import TensorToWrite, TensorType, write_gguf
+from shared_data import DATA, needs
 
-WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "weights"
-pytestmark = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="needs the shared data folder beside the checkout")
+WEIGHTS = DATA / "weights"
+pytestmark = needs("weights/stories260K.bin", "weights/tok512.bin")
 
 BEGINNING = "Once upon a time, there was a little girl named Lily."
 

@@ -15,9 +15,10 @@ from ingle.evaluate.calls.score import metrics, score
 from ingle.evaluate.calls.sources import load_items
 from ingle.evaluate.calls.sources.bfcl import BFCL, items
 from ingle.text.tools import ToolCall
+from shared_data import DATA, needs
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "api_calls"
-there = pytest.mark.skipif(not (DATA / "bfcl").is_dir(), reason="BFCL's files are not beside the project")
+CALLS = DATA / "api_calls"
+there = needs("api_calls/bfcl")
 
 FUNCTION = {
     "name": "geo.area",
@@ -183,7 +184,7 @@ def test_an_unknown_part(tmp_path: Path) -> None:
 )
 def test_right_answers_are_right_on_all_of_it(source: str, n: int) -> None:
     assert source in BFCL
-    found = load_items([source], DATA)
+    found = load_items([source], CALLS)
     assert len(found) == n
     answers = [write_calls(right_calls(item)) for item in found]
     scores = [score(item, answer) for item, answer in zip(found, answers, strict=True)]
@@ -204,7 +205,7 @@ def test_right_answers_are_right_on_all_of_it(source: str, n: int) -> None:
 @there
 def test_wrong_answers_are_wrong_for_the_reason() -> None:
     """Each right answer on all single calls, spoilt in four ways."""
-    for item in load_items(["bfcl_simple", "bfcl_multiple"], DATA):
+    for item in load_items(["bfcl_simple", "bfcl_multiple"], CALLS):
         (call,) = right_calls(item)
         twice = score(item, write_calls([call, call]))
         assert not twice.intent

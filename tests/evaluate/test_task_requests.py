@@ -14,6 +14,7 @@ from ingle.errors import DataError
 from ingle.evaluate.tasks.catalog import SETS, TASKS
 from ingle.evaluate.tasks.plan import plan_tasks
 from ingle.evaluate.tasks.surroundings import surroundings
+from shared_data import DATA, shared
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -28,7 +29,6 @@ with warnings.catch_warnings():
 
 from task_items import HUGGING_FACE, OTHER_FORMS, data_folder, write
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "eval"
 pytestmark = pytest.mark.filterwarnings("ignore")  # lm_eval's and its dependencies' own
 
 
@@ -137,9 +137,9 @@ def test_a_definition_that_fixes_its_examples_keeps_them(tmp_path: Path) -> None
 
 
 def real(path: str) -> list[dict[str, Any]]:
-    if not (SHARED / path).is_file():
-        pytest.skip(f"needs {path} in the shared data folder beside the checkout")
-    return [json.loads(line) for line in (SHARED / path).open()]
+    rows = [json.loads(line) for line in shared(f"eval/{path}").open()]
+    assert len(rows) > 100
+    return rows
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_published_items_keep_their_prompts_and_choices(task: str, path: str) ->
     expected = [
         (row["query"], f" {choice}") for row in rows for choice in sorted(row["choices"], key=_order_of(task, row))
     ]
-    assert [args for _, args, _ in asked(ours(task, SHARED))] == expected
+    assert [args for _, args, _ in asked(ours(task, DATA / "eval"))] == expected
 
 
 def _order_of(task: str, row: dict[str, Any]) -> Any:
@@ -167,10 +167,9 @@ def _order_of(task: str, row: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("task", [task for task in dict.fromkeys(sum(SETS.values(), ())) if TASKS[task].files])
 def test_every_published_item_can_be_used(task: str) -> None:
-    if not (SHARED / TASKS[task].files[0].path).is_file():
-        pytest.skip(f"needs {TASKS[task].files[0].path} in the shared data folder beside the checkout")
+    shared(f"eval/{TASKS[task].files[0].path}")
     with surroundings(offline=True):
-        [built] = build(plan_tasks([task], SHARED)[0])
+        [built] = build(plan_tasks([task], DATA / "eval")[0])
         items = check_items(built, None)
     assert len(set(items.ids)) == len(built.task.eval_docs) == TASKS[task].files[0].n_items
     assert "items" in built.split

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from ingle.text.bpe import byte_letters
-
-FOLDER = Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
+from shared_data import shared
 
 #: Fragments that tokenizers are known to stumble over.
 FRAGMENTS = [
@@ -65,9 +64,7 @@ FRAGMENTS = [
 @pytest.fixture(scope="session")
 def folder() -> Path:
     """Published vocabularies."""
-    if not FOLDER.is_dir():
-        pytest.skip("needs the shared data folder beside the checkout")
-    return FOLDER
+    return shared("tokenizers")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,8 +10,8 @@ from hypothesis import strategies as st
 
 from ingle.errors import UsageError
 from ingle.text.tools import MAX_TOOLS, Tool, ToolCall, find_calls, read_tools
+from shared_data import shared
 
-BFCL = Path(__file__).parents[3] / "shared" / "data" / "api_calls" / "bfcl"
 ALARM = {
     "name": "set_alarm",
     "description": "Wake me",
@@ -116,11 +115,13 @@ def test_what_is_no_tool_is_a_sentence(value: object, said: str) -> None:
 
 
 def test_the_tools_of_bfcl_are_read() -> None:
-    if not BFCL.is_dir():
-        pytest.skip("needs the shared data folder beside the checkout")
-    for name in ("simple_python", "multiple", "irrelevance"):
-        for line in (BFCL / f"BFCL_v4_{name}.json").read_text().splitlines():
-            tools = json.dumps([tool.as_openai() for tool in read_tools(json.loads(line)["function"], name)])
+    for name, n_items in (("simple_python", 400), ("multiple", 200), ("irrelevance", 240)):
+        lines = shared(f"api_calls/bfcl/BFCL_v4_{name}.json").read_text().splitlines()
+        assert len(lines) == n_items
+        for line in lines:
+            found = read_tools(json.loads(line)["function"], name)
+            assert found
+            tools = json.dumps([tool.as_openai() for tool in found])
             assert '"dict"' not in tools
             assert '"type": "float"' not in tools
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from ingle.train.compress.compress import compress, measure
@@ -12,16 +11,17 @@ from ingle.train.compress.rows import rows_of_source
 from ingle.train.data.sources import Source
 from ingle.train.data.vocabulary import load_vocabulary
 from ingle.train.load import load_model
+from shared_data import DATA, needs
 from story_teller import STORY_TELLER
 
 ROOT = Path(__file__).parents[3]
-STORIES = ROOT.parent / "shared" / "data" / "text" / "tinystories_train_first2MiB_cased.txt"
+STORIES = "text/tinystories_train_first2MiB_cased.txt"
 
 
-@pytest.mark.skipif(not STORIES.exists(), reason="needs the stories in ../shared/data")
+@needs(STORIES)
 def test_gptq_gains_on_hqq_and_hqq_on_rounding(tmp_path: Path) -> None:
     """Measured on 24,576 positions: 0.053 nats above the float model for rtn, 0.046 for hqq, 0.028 for gptq."""
-    text = STORIES.read_text("utf-8").split("<|endoftext|>")
+    text = (DATA / STORIES).read_text("utf-8").split("<|endoftext|>")
     (tmp_path / "held.txt").write_text("\n<|endoftext|>\n".join(text[:100]))
     (tmp_path / "calibrate.txt").write_text("\n<|endoftext|>\n".join(text[1000:1200]))
     vocabulary, model = load_vocabulary(STORY_TELLER), load_model(STORY_TELLER)

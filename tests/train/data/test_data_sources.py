@@ -27,8 +27,8 @@ from ingle.train.data.document import well_formed
 from ingle.train.data.json_records import json_values
 from ingle.train.data.sources import Document, Source, read_documents, source_bytes, source_files
 from ingle.train.data.texts import split_documents
+from shared_data import shared
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
 STORIES = "One.\nTwo.\n<|endoftext|>\nThree.\r\n<|endoftext|>\r\n\n \n<|endoftext|>\n\nFour <|endoftext|> five."
 TEXTS = ["One.\nTwo.", "Three.", "Four <|endoftext|> five."]
 
@@ -406,12 +406,10 @@ def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
 
 
 def test_real_data() -> None:
-    if not (SHARED / "text").is_dir():
-        pytest.skip("needs the shared data folder beside the checkout")
-    assert len(read(SHARED / "text" / "pb-source_en.tar.xz")) == 396
-    wiki = texts(SHARED / "text" / "enwiki_extract_20x1MB.tar.xz")
+    assert len(read(shared("text/pb-source_en.tar.xz"))) == 396
+    wiki = texts(shared("text/enwiki_extract_20x1MB.tar.xz"))
     assert len(wiki) > 1000
     assert not any("<doc id=" in text or "</doc>" in text for text in wiki)
-    assert len(read(SHARED / "text" / "tinystories_train_first2MiB_cased.txt")) == 2317
-    assert len(read(SHARED / "instruct" / "dolly15k_en.jsonl")) == 15015
-    assert len(read(SHARED / "api_calls" / "glaive_toolcall_en_demo.json")) == 300
+    assert len(read(shared("text/tinystories_train_first2MiB_cased.txt"))) == 2317
+    assert len(read(shared("instruct/dolly15k_en.jsonl"))) == 15015
+    assert len(read(shared("api_calls/glaive_toolcall_en_demo.json"))) == 300

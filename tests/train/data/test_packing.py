@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,8 @@ from ingle.train.data.packing import (
     plan_epoch,
     ragged_range,
 )
+from shared_data import shared
 
-STORIES = Path(__file__).parents[4] / "shared" / "data" / "text" / "tinystories_train_first2MiB_cased.txt"
 LENGTHS = st.lists(st.integers(2, 70), min_size=1, max_size=60)
 
 
@@ -98,9 +97,8 @@ def test_texts_are_filled_to_99_percent_where_whole_ones_cannot_be() -> None:
 
 @pytest.mark.parametrize("positions", [128, 256, 512, 1024])
 def test_real_text_uses_more_than_99_percent(positions: int) -> None:
-    if not STORIES.exists():
-        pytest.skip("needs the stories in shared/data/text")
-    words = [len(story.split()) + 1 for story in STORIES.read_text().split("<|endoftext|>")]
+    stories = shared("text/tinystories_train_first2MiB_cased.txt")
+    words = [len(story.split()) + 1 for story in stories.read_text().split("<|endoftext|>")]
     counts = [n for n in words if n >= 2]
     epoch = epoch_of(counts, positions, whole=False)
     assert used(epoch) > 0.99

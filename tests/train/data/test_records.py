@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from ingle.errors import DataError
 from ingle.train.data.document import Segment
 from ingle.train.data.records import read_record
 from ingle.train.data.sources import Source, read_documents
+from shared_data import shared
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
 FUNCTION = {"name": "rain", "description": "mm", "parameters": {}}
 ASK = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}<|im_end|>\n"
 
@@ -174,9 +173,7 @@ def test_a_named_field_and_no_other() -> None:
     ],
 )
 def test_real_records(name: str, documents: int, first: str) -> None:
-    if not (SHARED / name).is_file():
-        pytest.skip("needs the shared data folder beside the checkout")
-    found = list(read_documents(Source(str(SHARED / name))))
+    found = list(read_documents(Source(str(shared(name)))))
     assert len(found) == documents
     answers = ["".join(segment.text for segment in document.segments if segment.learn) for document in found]
     assert answers[0].startswith(first)

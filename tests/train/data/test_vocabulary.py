@@ -20,8 +20,8 @@ from ingle.text import Tokenizer, metadata_from_hf
 from ingle.train.data.conversation import CONTROL_TOKENS, MARKUP_TOKENS, segments
 from ingle.train.data.document import Document, Segment
 from ingle.train.data.vocabulary import MIN_SIZE, PRE_TOKENIZER, Vocabulary, load_vocabulary, train_tokenizer
+from shared_data import shared
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
 CORPUS = [
     "Once upon a time there was a little fire on the hearth. It warmed the house, and the house was glad.\n",
     "The fire burned all night; in the morning it was small.  Then someone laid wood on it: 12 logs, 345 twigs.\r\n",
@@ -257,9 +257,7 @@ def test_the_vocabulary_of_a_gguf(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ggml-vocab-gpt-2", "ggml-vocab-llama-spm", "ggml-vocab-gpt-neox"])
 def test_published_vocabularies(name: str, tmp_path: Path) -> None:
-    path = SHARED / "tokenizers" / f"{name}.gguf"
-    if not path.is_file():
-        pytest.skip("no published vocabularies here")
+    path = shared(f"tokenizers/{name}.gguf")
     loaded = load_vocabulary(path)
     with open_gguf(path) as reader:
         engine = Tokenizer.from_metadata(reader.metadata)
@@ -276,9 +274,7 @@ def test_published_vocabularies(name: str, tmp_path: Path) -> None:
 
 
 def test_real_text_comes_back() -> None:
-    path = SHARED / "text" / "tinystories_train_first2MiB_cased.txt"
-    if not path.is_file():
-        pytest.skip("needs the shared data folder beside the checkout")
+    path = shared("text/tinystories_train_first2MiB_cased.txt")
     from ingle.train.data.sources import Source, read_documents
 
     documents: list[Any] = list(read_documents(Source(str(path))))[:300]
