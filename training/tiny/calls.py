@@ -27,7 +27,7 @@ from ingle.evaluate.calls.sources.request import Request, split_of
 from ingle.text.tools import Tool
 
 #: How often each pool is drawn; "mixed" joins tools of several.
-SHARES = {"snips": 24, "nlu": 36, "sgd": 14, "clinc": 5, "household": 13, "mixed": 8}
+SHARES = {"snips": 16, "nlu": 28, "sgd": 28, "clinc": 9, "household": 9, "mixed": 10}
 #: Subjects of services that tools of other pools share.
 SAME = {
     "restaurants": "restaurant",
@@ -48,8 +48,9 @@ ALIKE = {
     "alarm": ("timer",),
     "music": ("radio",),
     "fact": ("definition",),
+    clinc.OUT_OF_SCOPE: ("fact",),  # most are questions, so a tool for questions of any kind fits
 }
-REFUSED = 0.3  # of the requests
+REFUSED = 0.4  # of the requests
 LENGTHS = (0.25, 0.6, 1.0, 1.0, 1.0)  # of a conversation, as shares of the longest
 
 
@@ -81,7 +82,7 @@ class Writer:
         self.pools = pools(data)
         self.refused = [r for r in [*clinc.in_scope(data)] if r.tool is None and split_of(r.text) == "train"]
         self.refused += [r for r in nlu.hwu64(data) if r.tool is None and split_of(r.text) == "train"] * 3
-        self.refused += [r for r in clinc.out_of_scope(data, "train") if split_of(r.text) != "test"] * 8
+        self.refused += [r for r in clinc.out_of_scope(data, "train") if split_of(r.text) != "test"] * 12
         self.refused += [Request(text, None, (), "fact") for text in questions if split_of(text) == "train"]
         every = [r for name in ("snips", "nlu", "sgd") for rs in self.pools[name].requests.values() for r in rs]
         self.phrases = sorted({value for r in every for _, value in r.slots if 2 < len(value) < 30})

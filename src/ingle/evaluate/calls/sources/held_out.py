@@ -61,10 +61,12 @@ def items(source: str, folder: Path, split: Split = "test") -> list[Item]:
         return _items(source, _of(told, split), _Offer(tools_of(told, CLINC_TOOLS.values()), CLINC_TOOLS))
     if source == "out_of_scope":
         part = {"train": "train", "validation": "val", "test": "test"}[split]
-        both = tools_of([*snips.requests(folder), *nlu.hwu64(folder)], [*SNIPS_TOOLS.values(), *NLU_TOOLS.values()])
+        # Most of these requests are questions: a tool for questions of any kind would fit them.
+        entries = {**SNIPS_TOOLS, **{name: entry for name, entry in NLU_TOOLS.items() if entry.subject != "fact"}}
+        tools = tools_of([*snips.requests(folder), *nlu.hwu64(folder)], entries.values())
         seen = _seen(split, clinc.in_scope(folder))
         found = [request for request in clinc.out_of_scope(folder, part) if normalised(request.text) not in seen]
-        return _items(source, found, _Offer(both, {**SNIPS_TOOLS, **NLU_TOOLS}))
+        return _items(source, found, _Offer(tools, entries))
     if source in ("sgd", "sgd_new"):
         return _sgd(source, folder, split)
     raise UsageError(f"There is no source of requests named {source!r}.")
