@@ -15,18 +15,12 @@ from ingle.cli import cli
 from ingle.cli import run as module
 from ingle.cli.calls import CallWriter, tools_of
 from ingle.text.grammar import Grammar
-from ingle.text.tools import Tool, ToolCall
+from ingle.text.tools import Tool
 from ingle.train.data.conversation import CHAT_TEMPLATE
+from tool_calls import call
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tools.json"
 END = toys.vocabulary().index("<|im_end|>")
-Invoke = Callable[..., tuple[int, str, str]]
-
-
-def call(name: str, **arguments: Any) -> str:
-    return f"<tool_call>\n{ToolCall(name, arguments).to_json()}\n</tool_call>"
-
-
 ALARM = call("set_alarm", time="six", date="tomorrow")
 WEATHER = call("get_weather", city="Zürich")
 
@@ -85,12 +79,24 @@ def test_a_sentence_where_no_tool_fits(says: Callable[..., Any]) -> None:
 
 
 def test_the_grammar_holds_calls_to_the_schemas(says: Callable[..., Any]) -> None:
-    """A model that would name a tool that is not there writes one that is."""
-    says(call("set_alert", time="six"))
-    _, held, _ = invoke("--tools", EXAMPLE, "wake me", "-n", "60")
+    """A model that would name a tool that is not there writes one that is: here of as many tokens, so it goes on."""
+    says(call("set_alarn", time="six"))
+    _, held, _ = invoke("--tools", EXAMPLE, "wake me")
     _, free, _ = invoke("--tools", EXAMPLE, "wake me", "--no-grammar")
-    assert json.loads(free)["name"] == "set_alert"
-    assert "set_alert" not in held
+    assert json.loads(held) == {"name": "set_alarm", "arguments": {"time": "six"}}
+    assert json.loads(free) == {"name": "set_alarn", "arguments": {"time": "six"}}
+
+
+def test_copied_arguments_are_words_of_the_prompt(says: Callable[..., Any], tmp_path: Path) -> None:
+    """A model that would correct what was typed copies it."""
+    says(call("play", genre="jazz"))
+    path = tmp_path / "play.json"
+    parameters = {"type": "object", "properties": {"genre": {"type": "string"}}}
+    path.write_text(json.dumps({"name": "play", "parameters": parameters}))
+    for words, genre in (((), "jazz"), (("--copy",), "jazs")):
+        status, stdout, stderr = invoke("--tools", path, "play some jazs", *words)
+        assert (status, stderr) == (0, "")
+        assert json.loads(stdout) == {"name": "play", "arguments": {"genre": genre}}
 
 
 def test_text_around_calls_and_broken_calls(says: Callable[..., Any]) -> None:
@@ -188,6 +194,9 @@ def test_options_that_do_not_go_together(plain: Path) -> None:
         (("--no-grammar", "a"), "--tools"),
         ((plain, "--tools", EXAMPLE, "a"), "needs a chat template"),
         ((plain, "--tools", EXAMPLE), "needs a chat template"),
+        (("--copy", "a"), "--copy limits the calls"),
+        (("--copy", "--tools", EXAMPLE, "--no-grammar", "a"), "--copy limits the calls"),
+        ((plain, "--copy", "--tools", EXAMPLE), "--copy limits the calls"),
     ):
         status, stdout, stderr = invoke(*words)
         assert (status, stdout) == (2, "")

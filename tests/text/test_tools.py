@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ingle.errors import UsageError
 from ingle.text.tools import MAX_TOOLS, Tool, ToolCall, find_calls, read_tools
 from shared_data import shared
+from tool_calls import call
 
 ALARM = {
     "name": "set_alarm",
@@ -124,10 +125,6 @@ def test_the_tools_of_bfcl_are_read() -> None:
             tools = json.dumps([tool.as_openai() for tool in found])
             assert '"dict"' not in tools
             assert '"type": "float"' not in tools
-
-
-def call(name: str, arguments: object) -> str:
-    return "<tool_call>\n" + json.dumps({"name": name, "arguments": arguments}) + "\n</tool_call>"
 
 
 @given(st.lists(st.tuples(NAMES, st.dictionaries(NAMES, VALUES, max_size=4)), max_size=3))
