@@ -12,8 +12,9 @@ import pytest
 from gguf_bytes import ARRAY, F32, STRING, UINT16, Tensor, file, pair, sound, string, strings, u64
 from ingle.errors import GGUFError, UsageError
 from ingle.gguf import GGUFFile, Metadata, TensorType, ValueType, open_gguf
+from shared_data import DATA, needs
 
-VOCABULARIES = sorted((Path(__file__).parents[3] / "shared" / "data" / "tokenizers").glob("*.gguf"))
+VOCABULARIES = sorted((DATA / "tokenizers").glob("*.gguf"))
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -141,7 +142,7 @@ def assert_equal_to_gguf_reader(opened: GGUFFile, path: Path) -> None:
         assert info.data.tobytes() == tensor.data.tobytes()
 
 
-@pytest.mark.skipif(not VOCABULARIES, reason="the shared tokenizer files are not here")
+@needs("tokenizers")
 @pytest.mark.parametrize("path", VOCABULARIES, ids=lambda path: path.stem)
 def test_real_vocabularies_equal_the_gguf_reader(path: Path) -> None:
     opened = open_gguf(path)

@@ -21,9 +21,9 @@ import pytest
 from gguf_bytes import sound
 from ingle.errors import ModelFileError, UsageError
 from ingle.gguf import Metadata, TensorToWrite, TensorType, TypedValue, ValueType, open_gguf, write_gguf
+from shared_data import DATA, needs
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
-VOCABULARIES = sorted(SHARED.glob("*.gguf"))
+VOCABULARIES = sorted((DATA / "tokenizers").glob("*.gguf"))
 
 
 def floats(name: str, values: list[float]) -> TensorToWrite:
@@ -45,7 +45,7 @@ def test_a_rewritten_file_is_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "b.gguf").read_bytes() == sound() + padding
 
 
-@pytest.mark.skipif(not VOCABULARIES, reason="the shared tokenizer files are not here")
+@needs("tokenizers")
 @pytest.mark.parametrize("path", VOCABULARIES, ids=lambda path: path.stem)
 def test_real_vocabularies_rewritten_are_the_same(tmp_path: Path, path: Path) -> None:
     rewritten(path, tmp_path / "copy.gguf")
