@@ -14,13 +14,14 @@ PACKAGE = Path(__file__).parent.parent / "src" / "ingle"
 # Which of our own modules a module may import. `cli` may import anything.
 MAY_IMPORT = {
     "errors": set(),
+    "files": {"errors"},
     "gguf": {"errors"},
-    "models": {"errors", "gguf"},
-    "text": {"errors", "gguf"},
+    "models": {"errors", "files", "gguf"},
+    "text": {"errors", "files", "gguf"},
     "backends": {"errors", "gguf", "models"},
     "engine": {"errors", "gguf", "models", "backends", "text"},
-    "train": {"errors", "gguf", "models", "text"},
-    "evaluate": {"errors", "models", "text", "backends", "engine"},
+    "train": {"errors", "files", "gguf", "models", "text"},
+    "evaluate": {"errors", "files", "models", "text", "backends", "engine"},
 }
 NATIVE = {"gguf", "backends", "engine"}  # may load ingle._core
 LIBRARIES = {"numpy", "gguf", "tokenizers", "jinja2", "safetensors", "click", "rich", "prompt_toolkit", "llguidance"}

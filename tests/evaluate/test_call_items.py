@@ -61,8 +61,8 @@ def test_items_that_are_not_sound(change: dict[str, Any], about: str, tmp_path: 
         (b"{", "line 1 is not JSON"),
         (b"[" * 100_000, "line 1 is not JSON"),
         (b"\xff", "line 1 is not JSON"),
-        (b"5", "line 1 is int; expected an object"),
-        (b" " * (1 << 20) + b"5", "line 1 has more than 1048576 bytes"),
+        (b"5", "line 1 is int; expected a JSON object"),
+        (b" " * (1 << 20) + b"5", "line 1 has more than 1,048,576 bytes"),
     ],
 )
 def test_files_that_are_not_sound(content: bytes, about: str, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_file_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = tmp_path / "items.jsonl"
     write_items(path, ITEMS)
     monkeypatch.setattr(module, "_MAX_BYTES", path.stat().st_size - 1)
-    with pytest.raises(DataError, match="has more than 0 MiB"):
+    with pytest.raises(DataError, match="has more than 760 bytes"):
         read_items(path)
     monkeypatch.setattr(module, "_MAX_BYTES", path.stat().st_size)
     assert len(read_items(path)) == 3

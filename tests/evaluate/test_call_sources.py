@@ -14,13 +14,11 @@ import pytest
 import request_files as files
 from ingle.errors import DataError, UsageError
 from ingle.evaluate.calls.item import Item
-from ingle.evaluate.calls.sources import SOURCES, available, clinc, held_out, load_items, nlu, sgd, snips
+from ingle.evaluate.calls.sources import available, clinc, held_out, load_items, nlu, sgd, snips
 from ingle.evaluate.calls.sources import files as reading
 from ingle.evaluate.calls.sources.request import Request, normalised, split_of
-from shared_data import DATA, needs
-
-HELD_OUT = [name for name in SOURCES if not name.startswith("bfcl_")]
-there = needs(*(f"api_calls/{SOURCES[name][0]}" for name in HELD_OUT))
+from request_files import HELD_OUT, there
+from shared_data import DATA
 
 
 @pytest.fixture
@@ -317,7 +315,7 @@ def test_more_bytes_than_any_data_set_has(folder: Path, monkeypatch: pytest.Monk
     (folder / files.SGD).write_bytes(lzma.compress(b" " * (1 << 17)))
     (folder / files.HWU64).write_bytes(b" " * (1 << 17))
     for source in ("sgd", "hwu64"):
-        with pytest.raises(DataError, match="has more than 65536 bytes"):
+        with pytest.raises(DataError, match="has more than 65,536 bytes"):
             load_items([source], folder)
 
 

@@ -92,7 +92,7 @@ def test_which_items_a_published_file_has_is_said_only_where_the_count_is_right(
         (b'{"a": 1}\n{"a"', "line 2 is not JSON"),
         (b"\xff\xfe", "line 1 is not JSON"),
         (b"[" * 100_000, "line 1 is not JSON"),
-        (b'{"a": "' + b"x" * (5 << 20) + b'"}', "line 1 has more than 4 MiB"),
+        (b'{"a": "' + b"x" * (5 << 20) + b'"}', "line 1 has more than 4,194,304 bytes"),
     ],
 )
 def test_unsound_files(content: bytes, message: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingle.cli.console import Writer, notes
 from ingle.errors import UsageError
+from ingle.files import read_bytes
 from ingle.text import StopScanner
 from ingle.text.tools import CALL_BEGIN, Tool, find_calls, read_tools
 
@@ -21,13 +22,7 @@ MAX_BYTES = 1 << 22  # of the file: the tools in it may have 2^20 characters, an
 
 def tools_of(path: Path) -> list[Tool]:
     """The tools in a JSON file: at least one. Raises UsageError for anything else."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}); expected a JSON file of tools.") from None
-    if len(content) > MAX_BYTES:
-        raise UsageError(f"{path} has more than {MAX_BYTES} bytes; expected a JSON file of tools, which is smaller.")
+    content = read_bytes(path, MAX_BYTES, UsageError, "expected a JSON file of tools")
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ingle.cli.console import loading_bar, new_writer, notes, write_whole
+from ingle.cli.console import loading_bar, new_writer, notes, write_new
 from ingle.errors import IngleError, UsageError
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class Conversation:
             text = json.dumps(messages, ensure_ascii=False, indent=2) + "\n"
         else:
             text = "\n\n".join(f"{message['role']}:\n{message['content']}" for message in messages) + "\n"
-        write_whole(Path(name).expanduser(), text)
+        write_new(Path(name).expanduser(), text)
 
     def _exit(self, _: str) -> None:
         raise EOFError

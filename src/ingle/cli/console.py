@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ingle.errors import UsageError
+from ingle.files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +33,7 @@ __all__ = [
     "read_stdin",
     "size",
     "wants_colour",
-    "write_whole",
+    "write_new",
     "writing_bar",
 ]
 
@@ -168,18 +168,11 @@ def writing_bar(what: str) -> Iterator[tuple[Callable[[int], None], Callable[[in
         yield lambda total: bar.update(task, total=total), lambda n: bar.advance(task, n)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a new file beside its target and rename it when whole. Raises UsageError when the target exists."""
+def write_new(path: Path, text: str) -> None:
+    """Write a file that is whole or not there. Raises UsageError when the target exists."""
     if path.exists():
         raise UsageError(f"{path} exists; give another name.")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_whole(path, text)
 
 
 def size(n_bytes: float) -> str:

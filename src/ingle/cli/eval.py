@@ -134,14 +134,19 @@ def _measure(model: str | None, asked: Asked, options: dict[str, Any]) -> None:
             if options["picture"] is not None:
                 draw_scores(result, options["picture"])
     if run.interrupted:
-        where = f"is in {options['out']}, and the same command goes on" if options["out"] else "was shown"
-        say(f"Stopped. What is finished {where}.")
+        if run.result is None or not run.result.results:
+            told = "No task was finished, so there is nothing to keep."
+        elif options["out"] is None:
+            told = "What is finished was shown."
+        else:
+            told = f"What is finished is in {options['out']}, and the same command goes on."
+        say(f"Stopped. {told}")
         raise click.Abort
     run.raise_problems()
 
 
 def _compare(sides: tuple[str, str], asked: Asked, options: dict[str, Any]) -> None:
-    from ingle.cli.console import json_line, write_whole
+    from ingle.cli.console import json_line, write_new
     from ingle.cli.eval_jobs import check_packages
     from ingle.cli.eval_run import Run
     from ingle.cli.eval_view import print_comparison
@@ -168,7 +173,7 @@ def _compare(sides: tuple[str, str], asked: Asked, options: dict[str, Any]) -> N
         found = _variants(found[0], found[1], options["variant"])
     report = compare(*found, all_metrics=options["all_metrics"], seed=asked.seed)
     if out is not None:
-        write_whole(out, json_line(report.to_dict()) + "\n")
+        write_new(out, json_line(report.to_dict()) + "\n")
     if options["picture"] is not None:
         draw_comparison(report, options["picture"])
     click.echo(json_line(report.to_dict())) if options["as_json"] else print_comparison(report)

@@ -29,6 +29,7 @@ from ingle.evaluate.divergence import Divergence, check_same_vocabulary, diverge
 from ingle.evaluate.likelihood import TokenIds, rolling_windows, score
 from ingle.evaluate.result import Metric, TaskResult, item_id
 from ingle.evaluate.statistics import ratio_stderr
+from ingle.files import read_bytes
 
 __all__ = ["TASK", "run_perplexity", "split_documents"]
 
@@ -120,13 +121,7 @@ def split_documents(text: str) -> list[str]:
 
 
 def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:  # as bytes: reading text would make "\n" of "\r\n"
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"The text {path.name} cannot be read: {error.strerror}.") from None
-    if len(data) > MAX_BYTES:
-        raise DataError(f"{path.name} is larger than {MAX_BYTES >> 20} MiB; measure a part of it.")
+    data = read_bytes(path, MAX_BYTES, advice="give a text in UTF-8, or a part of it")  # text mode would change "\r\n"
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

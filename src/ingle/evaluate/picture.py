@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from ingle.evaluate.compare import Comparison, Report
 from ingle.evaluate.result import EvalResult, Metric, TaskResult
 from ingle.evaluate.table import chance_of, difference_text, error_text, interval_of, value_text
+from ingle.files import write_whole
 
 __all__ = ["draw_comparison", "draw_scores"]
 
@@ -162,12 +161,4 @@ def _names(report: Report) -> tuple[str, str]:
 def _save(figure: Any, path: Path) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=140)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(picture.getvalue())
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    write_whole(path, picture.getvalue())

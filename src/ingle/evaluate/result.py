@@ -14,15 +14,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ingle.errors import DataError
+from ingle.files import read_bytes, write_whole
 
 __all__ = ["EvalResult", "Metric", "ModelInfo", "TaskResult", "item_id"]
 
@@ -190,28 +189,12 @@ class EvalResult:
         """
         text = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
         # Half a surrogate pair, which JSON can spell and UTF-8 cannot, is written as JSON spells it: "\ud800".
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-                os.fchmod(file.fileno(), 0o644)  # mkstemp's files are for their owner alone
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
+        write_whole(path, text.encode("utf-8", "backslashreplace"))
 
     @classmethod
     def load(cls, path: Path) -> EvalResult:
         """Read a file that `save` wrote. Raises DataError for one that cannot be read or is not sound."""
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-        if len(data) > MAX_BYTES:
-            raise DataError(f"{path} is larger than {MAX_BYTES >> 20} MiB, so it is no result of ingle eval.")
+        data = read_bytes(path, MAX_BYTES, advice="expected a result that ingle eval wrote with --out")
         try:
             record = json.loads(data, parse_constant=_no_constant)
         except (ValueError, RecursionError):

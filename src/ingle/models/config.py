@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ingle.errors import CheckpointError
+from ingle.files import read_bytes
 
 __all__ = ["Config"]
 
@@ -33,12 +34,8 @@ class Config:
     def read(cls, path: Path) -> Config:
         """Parse a `config.json`."""
         try:
-            if path.stat().st_size > _MAX_BYTES:
-                raise CheckpointError(
-                    f"{path} is larger than {_MAX_BYTES // 2**20} MiB, so it is no model configuration."
-                )
-            values = json.loads(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            values = json.loads(read_bytes(path, _MAX_BYTES, CheckpointError, "expected a model's configuration"))
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} cannot be read as JSON ({error}); download it again.") from None
         if not isinstance(values, dict):
             raise CheckpointError(

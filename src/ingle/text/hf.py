@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ingle.errors import CheckpointError, UnsupportedError
+from ingle.files import read_bytes
 from ingle.text import tokenizer_json as tj
 from ingle.text.sentencepiece_file import UNIGRAM, read_sentencepiece
 from ingle.text.vocabulary import MAX_TOKENS, TokenType
@@ -243,12 +244,7 @@ def _chat_templates(directory: Path, config: tj.Json) -> dict[str, object]:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise CheckpointError(f"Expected at most {_MAX_FILE_BYTES >> 20} MiB in {path.name}, found more.")
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"Cannot read {path.name}: {error.strerror}.") from None
+    return read_bytes(path, _MAX_FILE_BYTES, CheckpointError)
 
 
 def _json(path: Path) -> dict[str, Any]:

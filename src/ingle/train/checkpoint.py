@@ -17,10 +17,10 @@ from typing import Any
 from torch import Tensor
 
 from ingle.errors import CheckpointError, UsageError
+from ingle.files import beside, read_bytes, write_file
 from ingle.train.quantized import Quantized, read_blocks, write_blocks
 from ingle.train.shape import Shape
 from ingle.train.tensors import file_digest, read_tensors, write_tensors
-from ingle.train.writing import beside, write_file
 
 __all__ = [
     "Checkpoint",
@@ -177,11 +177,7 @@ def load_run_model(path: Path) -> TrainedModel:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object. Raises CheckpointError."""
     try:
-        if path.stat().st_size > _JSON_LIMIT:
-            raise CheckpointError(f"{path} is larger than {_JSON_LIMIT} bytes.")
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
+        value = json.loads(read_bytes(path, _JSON_LIMIT, CheckpointError))
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path} is not JSON.") from None
     if not isinstance(value, dict):
@@ -202,6 +198,4 @@ def _tokenizer(folder: Path) -> bytes | None:
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None
-    if path.stat().st_size > _TOKENIZER_LIMIT:
-        raise CheckpointError(f"{path} is larger than {_TOKENIZER_LIMIT} bytes.")
-    return path.read_bytes()
+    return read_bytes(path, _TOKENIZER_LIMIT, CheckpointError)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ingle.errors import UsageError
+from ingle.files import read_bytes
 from ingle.train.recipes import Recipe
 from ingle.train.shape import Shape
 from ingle.train.tables import expect, expect_one_of, hint, read_table
@@ -213,11 +214,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         if path.is_dir():
             raise UsageError(f"{path} is a folder; give the TOML file that describes the run.")
-        if path.stat().st_size > _LIMIT:
-            raise UsageError(f"{path} is larger than {_LIMIT} bytes; a config is a short TOML file.")
-        sections = tomllib.loads(path.read_bytes().decode())
-    except OSError as error:
-        raise UsageError(f"The config {path} cannot be read: {error.strerror}.") from None
+        sections = tomllib.loads(read_bytes(path, _LIMIT, UsageError, "expected a config, a short TOML file").decode())
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 (byte {error.start}); a config is a TOML file.") from None
     except tomllib.TOMLDecodeError as error:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ingle.errors import ModelFileError, UnsupportedError, UsageError
+from ingle.files import beside, write_file
 from ingle.models.config import Config
 from ingle.models.families import family_of_config
 from ingle.train.about import card
@@ -25,7 +26,6 @@ from ingle.train.parameters import expect_parameters
 from ingle.train.shape import Shape
 from ingle.train.tensors import write_tensors
 from ingle.train.tokenizer_files import end_ids, tokenizer_files
-from ingle.train.writing import beside, write_file
 
 __all__ = ["FloatType", "export_hf", "hf_config"]
 

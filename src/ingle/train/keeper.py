@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ingle.errors import CheckpointError, TrainingError
+from ingle.files import write_whole
 from ingle.train.checkpoint import (
     Checkpoint,
     checkpoints,
@@ -24,7 +25,6 @@ from ingle.train.pictures import draw_curves
 from ingle.train.readme import describe
 from ingle.train.run_folder import Log, RunFolder
 from ingle.train.shape import Shape
-from ingle.train.writing import write_whole
 
 __all__ = ["Keeper"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ingle.train.writing import write_whole
+from ingle.files import write_whole
 
 __all__ = ["draw_curves", "smooth"]
 

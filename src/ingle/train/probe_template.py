@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ingle.errors import TemplateError, UsageError
+from ingle.files import read_bytes
 from ingle.text import Message
 from ingle.text.budget import MAX_CHARACTERS
 from ingle.text.sandbox import CompiledTemplate
@@ -43,11 +44,7 @@ _CALLING: list[Message] = [
 def read_chat_template(path: Path) -> str:
     """The template in a file of UTF-8. Raises UsageError for a file that cannot be read, TemplateError as below."""
     try:
-        with path.open("rb") as file:
-            data = file.read(4 * MAX_CHARACTERS + 1)
-        text = data.decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"The chat template {path} cannot be read: {error.strerror}.") from None
+        text = read_bytes(path, 4 * MAX_CHARACTERS, UsageError, "expected a chat template").decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"The chat template {path} is not a text in UTF-8; give a Jinja template.") from None
     expect_chat_template(text)

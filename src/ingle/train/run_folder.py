@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ingle.errors import IngleError, TrainingError
+from ingle.files import write_whole
 from ingle.train.config import BUDGETS, Config
-from ingle.train.writing import write_whole
 
 __all__ = ["Log", "RunFolder", "locked", "read_log", "toml"]
 

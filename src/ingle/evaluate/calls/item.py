@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ingle.errors import DataError, UsageError
+from ingle.files import json_objects, write_whole
 from ingle.text.tools import Tool, read_tools
 
 __all__ = ["Expected", "Item", "read_items", "write_items"]
@@ -61,19 +62,9 @@ class Item:
 
 def read_items(path: Path) -> list[Item]:
     """The items of a JSON Lines file. Raises DataError that names the line of the first that is not sound."""
-    items = []
-    left = _MAX_BYTES
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), start=1):
-                where = f"{path.name}, line {number}"
-                if len(line) > _MAX_LINE:
-                    raise DataError(f"{where} has more than {_MAX_LINE} bytes; an item is much shorter.")
-                left -= len(line)
-                if left < 0:
-                    raise DataError(f"{path} has more than {_MAX_BYTES >> 20} MiB; measure a part of it.")
-                if line.strip():
-                    items.append(_item(_json(line, where), where))
+            items = [_item(record, where) for where, record in json_objects(file, path.name, _MAX_LINE, _MAX_BYTES)]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from None
     if not items:
@@ -82,19 +73,8 @@ def read_items(path: Path) -> list[Item]:
 
 
 def write_items(path: Path, items: Iterable[Item]) -> None:
-    """Write a JSON Lines file that `read_items` reads."""
-    lines = [json.dumps(item.to_dict(), ensure_ascii=False) + "\n" for item in items]
-    path.write_text("".join(lines), encoding="utf-8")
-
-
-def _json(line: bytes, where: str) -> Mapping[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        raise DataError(f"{where} is not JSON; expected an object.") from None
-    if not isinstance(record, dict):
-        raise DataError(f"{where} is {type(record).__name__}; expected an object.")
-    return record
+    """Write a JSON Lines file that `read_items` reads. Raises OSError."""
+    write_whole(path, "".join(json.dumps(item.to_dict(), ensure_ascii=False) + "\n" for item in items))
 
 
 def _item(record: Mapping[str, Any], where: str) -> Item:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ingle.errors import DataError
 from ingle.evaluate.tasks.catalog import TASKS, KnownFile
 from ingle.evaluate.tasks.forms import Converted, Row, convert
+from ingle.files import json_objects, read_bytes
 
 __all__ = ["Source", "find_source", "read_rows", "read_source"]
 
 MAX_BYTES = 2**28  # of a file
 MAX_LINE = 2**22  # bytes of a row; RACE's and BoolQ's longest are some KiB
-MAX_ROWS = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,56 +77,33 @@ def read_rows(path: Path) -> list[Row]:
 
     Raises DataError that names the line.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path.name} is larger than {MAX_BYTES >> 20} MiB; no task's data is.")
-        rows = _array(path) if path.suffix == ".json" else _lines(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    if path.suffix == ".json":
+        rows = _array(path)
+    else:
+        try:
+            with path.open("rb") as file:
+                rows = [row for _, row in json_objects(file, path.name, MAX_LINE, MAX_BYTES)]
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}.") from None
     if not rows:
         raise DataError(f"{path.name} has no items; expected a JSON object on each line.")
     return rows
 
 
 def _array(path: Path) -> list[Row]:
-    value = _parse(path.read_bytes(), path.name)
+    try:
+        value = json.loads(read_bytes(path, MAX_BYTES, advice="no task's data is"))
+    except (ValueError, RecursionError):
+        raise DataError(f"{path.name} is not JSON.") from None
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
         raise DataError(f"{path.name} is no array of JSON objects.")
     return value
 
 
-def _lines(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
-            where = f"{path.name}, line {number}"
-            if len(line) > MAX_LINE:
-                raise DataError(f"{where} has more than {MAX_LINE >> 20} MiB; an item is much shorter.")
-            if not line.strip():
-                continue
-            row = _parse(line, where)
-            if not isinstance(row, dict):
-                raise DataError(f"{where} is {type(row).__name__}; expected a JSON object.")
-            rows.append(row)
-            if len(rows) > MAX_ROWS:
-                raise DataError(f"{path.name} has more than {MAX_ROWS} items; no task has.")
-    return rows
-
-
-def _parse(data: bytes, where: str) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        raise DataError(f"{where} is not JSON.") from None
-
-
 def _with_labels(rows: list[Row], path: Path) -> list[Row]:
     """PIQA as its authors publish it: the labels stand in a second file, one a line."""
     labels = path.with_name(f"{path.stem}-labels.lst")
-    try:
-        found = labels.read_text().split()
-    except (OSError, UnicodeError):
-        raise DataError(f"{path.name} has no labels, and {labels.name} beside it cannot be read.") from None
-    if len(found) != len(rows) or not set(found) <= {"0", "1"}:
+    found = read_bytes(labels, MAX_BYTES, advice=f"{path.name} has no labels, so they are needed").split()
+    if len(found) != len(rows) or not set(found) <= {b"0", b"1"}:
         raise DataError(f"{labels.name} has {len(found)} labels; expected one, 0 or 1, for each of {len(rows)} items.")
     return [{**row, "label": int(label)} for row, label in zip(rows, found, strict=True)]

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ingle.errors import DataError
+from ingle.files import sync_folder, write_whole
 from ingle.train.data.shard_format import META, SIDES
-from ingle.train.writing import sync_folder, write_whole
 
 __all__ = ["building", "disk_errors", "rename_whole", "require_replaceable", "write_meta"]
 

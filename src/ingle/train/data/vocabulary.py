@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingle.errors import DataError, TokenizerError, UsageError
+from ingle.files import write_whole
 from ingle.text.finder import TokenFinder
 from ingle.text.pretokenizers import PRE_TOKENIZERS
 from ingle.text.tokenizer_json import base_vocabulary
 from ingle.train.data.conversation import CONTROL_TOKENS, IM_END, IM_START, MARKUP_TOKENS
 from ingle.train.data.document import Document
-from ingle.train.writing import write_whole
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

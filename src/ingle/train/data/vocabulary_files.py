@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ingle.errors import CheckpointError, ModelFileError, TokenizerError, UnsupportedError
+from ingle.files import read_bytes
 from ingle.text import metadata_from_hf
 from ingle.text.pretokenizers import BYTE_LEVEL, PreTokenizer, pre_tokenizer
 from ingle.text.spm import SPACE
@@ -42,10 +43,9 @@ def read_tokenizer(path: Path) -> tuple[str, str | int | None, int | None]:
 
 
 def _from_json_file(file: Path) -> tuple[str, str | int | None, int | None]:
-    if file.stat().st_size > _MAX_FILE_BYTES:
-        raise CheckpointError(f"Expected at most {_MAX_FILE_BYTES >> 20} MiB in {file}, found more.")
+    data = read_bytes(file, _MAX_FILE_BYTES, CheckpointError)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = data.decode("utf-8")
         json.loads(text)
     except (ValueError, RecursionError):
         raise CheckpointError(f"Expected JSON in {file}, found something else; get the file again.") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ingle.errors import DataError
+from ingle.files import json_objects, read_bytes
 
 __all__ = ["list_of", "object_of", "read_json", "read_lines", "text_of"]
 
@@ -17,12 +18,7 @@ _MAX_BYTES = 1 << 28  # of a file, unpacked
 
 def read_json(path: Path) -> Any:
     """The JSON value of a file (UTF-8, or Latin-1 where it is not). Raises DataError."""
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"{path} has more than {_MAX_BYTES} bytes; that is none of the known data sets.")
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    data = read_bytes(path, _MAX_BYTES, advice="get the data set anew")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -35,19 +31,10 @@ def read_json(path: Path) -> Any:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON Lines file, which may be packed by xz. Raises DataError."""
-    number, left = 0, _MAX_BYTES
     try:
         with lzma.open(path, "rb") if path.suffix == ".xz" else path.open("rb") as file:
-            # Each line is read no further than the limit: a packed file of a few KiB may hold a line of many GiB.
-            while line := file.readline(left + 1):
-                number, left = number + 1, left - len(line)
-                if left < 0:
-                    raise DataError(f"{path} has more than {_MAX_BYTES} bytes; that is none of the known data sets.")
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
-                    raise DataError(f"{path}, line {number}, is not JSON; get the data set anew.") from None
-                yield object_of(record, f"{path.name}, line {number}")
+            for _, record in json_objects(file, path.name, _MAX_BYTES, _MAX_BYTES):
+                yield record
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     except EOFError:
