@@ -203,6 +203,26 @@ def test_the_file_is_written_after_each_task_and_gone_on_with(
     assert len(script.tasks) == 4  # nothing was left to do
 
 
+def test_what_an_interrupted_person_is_told(script: Script, toy: Path, data: Path, tmp_path: Path) -> None:
+    """Where the finished tasks are, and nothing of a file that was never written."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    script.acts["boolq"] = interrupt
+    out = tmp_path / "out.json"
+    for words in ((), ("--out", out)):
+        stopped = run(toy, "--tasks", "boolq,piqa", "--data", data, *words)
+        assert (stopped.exit_code, stopped.stdout) == (130, "")
+        assert "Stopped. No task was finished, so there is nothing to keep.\n" in stopped.stderr
+        assert str(out) not in stopped.stderr
+    assert not out.exists()
+    shown = run(toy, "--tasks", "arc_easy,boolq", "--data", data)
+    assert shown.exit_code == 130
+    assert "arc_easy" in shown.stdout
+    assert "Stopped. What is finished was shown.\n" in shown.stderr
+
+
 def test_what_other_versions_measured_is_told(script: Script, toy: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     words = (toy, "--data", data, "--out", out, "--tasks")
