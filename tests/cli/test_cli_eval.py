@@ -69,8 +69,8 @@ class Script:
         return self._answer("perplexity", model, {**options, "text": text, "reference": name})
 
     def calls(self, model: Any, items: Sequence[Item], **options: Any) -> list[TaskResult]:
-        (source,) = {item.source for item in items}
-        return self._answer(f"calls_{source}", model, {**options, "n_items": len(items)})
+        sources = sorted({item.source for item in items})
+        return self._answer("_".join(("calls", *sources)), model, {**options, "n_items": len(items)})
 
     def _answer(self, task: str, model: Any, options: dict[str, Any]) -> list[TaskResult]:
         on_progress = options.pop("on_progress")
@@ -171,6 +171,15 @@ def test_calls_of_a_folder(script: Script, toy: Path, data: Path, monkeypatch: p
     assert "snips" in fails(toy, "--tasks", "calls_weather", "--data", data)
     assert "slurp_devel.jsonl" in fails(toy, "--tasks", "calls_slurp", "--data", data)
     assert "snips" in fails(toy, "--tasks", "calls", "--data", data.parent)
+    # What is spoken is one job. Each part of BFCL is one of its own, also where all that is spoken takes others in.
+    (data / "api_calls" / "slurp_devel.jsonl").touch()
+    (data / "api_calls" / "bfcl").mkdir()
+    for part in ("simple_python", "irrelevance"):
+        (data / "api_calls" / "bfcl" / f"BFCL_v4_{part}.json").touch()
+    for names in ("calls", "calls_slurp,calls_bfcl_simple,calls"):
+        script.asked.clear()
+        assert run(toy, "--tasks", names, "--data", data).exit_code == 0
+        assert sorted(script.tasks) == ["calls_bfcl_irrelevance", "calls_bfcl_simple", "calls_slurp_snips"]
 
 
 def test_the_file_is_written_after_each_task_and_gone_on_with(
@@ -308,7 +317,8 @@ def test_compare_what_a_variant_changes(tmp_path: Path) -> None:
         for ending, values in (("", free), ("+grammar", bound)):
             for task in ("calls_snips", "calls"):
                 found = scores("calls", values)  # the same items
-                details = {"settings": {"grammar": ending or "none"}, "asked": {"task": "calls"}}
+                found = replace(found, metrics=(*found.metrics, replace(found.metrics[0], name="intent")))
+                details = {"settings": {"grammar": ending or "none"}, "asked": {"task": task}}
                 results.append(replace(found, task=task + ending, details=details))
         return EvalResult(ModelInfo("m", "m.gguf", 1, "ab", "llama", 1, 8.0), {}, {}, tuple(results))
 
@@ -321,9 +331,18 @@ def test_compare_what_a_variant_changes(tmp_path: Path) -> None:
     assert all(row["verdict"] == "B is better" for row in rows)
     (row,) = compared(path, path, "--variant", "+grammar", "--tasks", "calls_snips")
     assert row["task"] == "calls_snips"
+    every = compared(path, path, "--variant", "+grammar", "--all-metrics")
+    assert [(row["task"], row["metric"]) for row in every] == [
+        (task, metric) for task in ("calls_snips", "calls") for metric in ("acc", "intent")
+    ]
     shown = run("--compare", path, path, "--variant", "+grammar").stdout
     assert "calls_snips: A was measured with grammar none, B with +grammar." in shown
     assert "Only A" not in shown
+    kept = EvalResult.load(path)
+    more = tmp_path / "more.json"
+    replace(kept, results=(*kept.results, scores("piqa", [0, 1]))).save(more)
+    assert "Only A has piqa." in run("--compare", more, more, "--variant", "+grammar").stdout
+    assert run("--compare", more, more, "--tasks", "calls", "--variant", "+grammar").stdout == shown
     for ending in ("+copy", "calls", ""):
         assert "is the ending of no task of B; expected that of one of calls_snips, calls" in fails(
             "--compare", path, path, "--variant", ending
