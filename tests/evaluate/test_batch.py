@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,9 @@ from ingle.errors import BackendError, ContextError, GrammarError, ModelFileErro
 from ingle.evaluate import batch
 from ingle.evaluate.batch import evaluate_slots, generate
 from ingle.text.grammar import Grammar, Matcher
+from story_teller import STORY_TELLER
 
 END, B, C = (toys.vocabulary().index(text) for text in ("<|im_end|>", "b", "c"))
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toys.toy_gguf(tmp_path_factory.mktemp("batch") / "toy.gguf", n_context=64)
-
-
-@pytest.fixture(scope="module")
-def model(path: Path) -> Iterator[Model]:
-    with load(path, backend="reference", kv_type="f32", n_slots=4) as loaded:
-        yield loaded
 
 
 def alone(model: Model, prompt: list[int], **options: Any) -> Answer:
@@ -51,19 +41,27 @@ prompts_of_few_tokens = st.lists(st.lists(st.integers(65, 68), min_size=1, max_s
 
 
 @settings(max_examples=60)
-@given(prompts_of_few_tokens, st.integers(1, 4), st.one_of(st.none(), st.integers(1, 12)), st.booleans())
+@given(
+    prompts_of_few_tokens,
+    st.integers(1, 4),
+    st.integers(1, 30),
+    st.one_of(st.none(), st.integers(1, 12)),
+    st.booleans(),
+)
 def test_any_prompts_in_any_number_of_slots(
-    path: Path, prompts: list[list[int]], n_slots: int, max_tokens: int | None, stops: bool
+    path: Path, prompts: list[list[int]], n_slots: int, n_rows: int, max_tokens: int | None, stops: bool
 ) -> None:
-    """The scripted backend's next token follows from all that stands in the slot."""
+    """The scripted backend's next token follows from all that stands in the slot. A prompt takes one call or more."""
     stop = ["ab", "c"] if stops else []
-    scripted, _ = toys.scripted_model(path, sometimes_ends, n_slots=n_slots, context=20)
-    with scripted:
+    scripted, backend = toys.scripted_model(path, sometimes_ends, n_slots=n_slots, context=20)
+    with scripted, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ingle.evaluate.packing.chunk_rows", lambda spec: n_rows)
         found = generate(scripted, prompts, max_tokens=max_tokens, stop=stop)
+        assert max(map(len, backend.calls)) <= max(n_rows, n_slots)
         assert found == [alone(scripted, prompt, max_tokens=max_tokens, stop=stop) for prompt in prompts]
 
 
-def test_the_bundled_model_says_the_same_as_prompt_by_prompt() -> None:
+def test_a_trained_model_says_the_same_as_prompt_by_prompt() -> None:
     texts = [
         "Once upon a time",
         "Once upon a time there was a dog",
@@ -72,10 +70,10 @@ def test_the_bundled_model_says_the_same_as_prompt_by_prompt() -> None:
         "One day, Lily said",
         "A",
     ]
-    with load(backend="reference", n_slots=3, context=64) as bundled:
-        prompts = [bundled.tokenizer.encode(text) for text in texts]
-        found = generate(bundled, prompts, max_tokens=12, stop=["."])
-        assert found == [alone(bundled, prompt, max_tokens=12, stop=["."]) for prompt in prompts]
+    with load(STORY_TELLER, backend="reference", n_slots=3, context=64) as trained:
+        prompts = [trained.tokenizer.encode(text) for text in texts]
+        found = generate(trained, prompts, max_tokens=12, stop=["."])
+        assert found == [alone(trained, prompt, max_tokens=12, stop=["."]) for prompt in prompts]
 
 
 def test_the_native_backend_says_the_same_as_prompt_by_prompt(path: Path) -> None:

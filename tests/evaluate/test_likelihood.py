@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +19,6 @@ from ingle.errors import BackendError, ContextError, UsageError
 from ingle.evaluate.likelihood import Likelihood, log_sum_exp, rolling, rolling_windows, score
 
 Request = tuple[list[int], list[int]]
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toys.toy_gguf(tmp_path_factory.mktemp("likelihood") / "toy.gguf", n_context=64)
-
-
-@pytest.fixture(scope="module")
-def model(path: Path) -> Iterator[Model]:
-    with load(path, backend="reference", kv_type="f32", n_slots=3) as loaded:
-        yield loaded
 
 
 def alone(model: Model, request: Request) -> Likelihood:
@@ -74,19 +63,22 @@ small = st.lists(st.integers(0, 2), min_size=1, max_size=9)
 
 
 @settings(max_examples=60)
-@given(st.lists(st.tuples(small, small), min_size=1, max_size=12), st.integers(1, 4))
+@given(st.lists(st.tuples(small, small), min_size=1, max_size=12), st.integers(1, 4), st.integers(1, 30))
 def test_any_requests_in_any_number_of_slots(
-    path: Path, requests: list[tuple[list[int], list[int]]], n_slots: int
+    path: Path, requests: list[tuple[list[int], list[int]]], n_slots: int, n_rows: int
 ) -> None:
     """Three tokens only: contexts are prefixes of each other, of continuations, and the same. The scripted backend's
-    next token follows from all that stands in the slot, so that a wrong position anywhere changes the result."""
+    next token follows from all that stands in the slot, so that a wrong position anywhere changes the result. A request
+    takes one call or more."""
 
     def next_token(seen: list[int]) -> int:
         return hash(tuple(seen)) % 3
 
-    scripted, _ = toys.scripted_model(path, next_token, n_slots=n_slots, context=12)
-    with scripted:
+    scripted, backend = toys.scripted_model(path, next_token, n_slots=n_slots, context=12)
+    with scripted, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ingle.evaluate.packing.chunk_rows", lambda spec: n_rows)
         found = score(scripted, requests)
+    assert max(map(len, backend.calls)) <= n_rows
     hit = 20 - math.log(math.exp(20) + scripted.spec.n_vocab - 1)
     for (context, continuation), one in zip(requests, found, strict=True):
         ids = [*context, *continuation][-13:]

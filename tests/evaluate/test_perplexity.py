@@ -28,16 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> Iterator[Model]:
-    with load(
-        toys.toy_gguf(folder / "toy.gguf", n_context=64), backend="reference", kv_type="f32", n_slots=3
-    ) as loaded:
-        yield loaded
-
-
-@pytest.fixture(scope="module")
 def reference(folder: Path) -> Iterator[Model]:
-    """The same model, its matrices a little different."""
+    """As `model`, its matrices a little different."""
     rng = np.random.default_rng(1)
 
     def change(name: str, values: np.ndarray) -> np.ndarray:
@@ -156,19 +148,26 @@ def test_a_reference(model: Model, reference: Model, folder: Path) -> None:
     assert ratio.stderr == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_model_does_not_differ_from_itself(model: Model, folder: Path) -> None:
-    with load(folder / "toy.gguf", backend="reference", kv_type="f32") as twin:
+def test_a_model_does_not_differ_from_itself(model: Model, path: Path, folder: Path) -> None:
+    with load(path, backend="reference", kv_type="f32") as twin:
         [result] = run_perplexity(model, write(folder, documents(20)), reference=twin)
     assert metric(result, "kl").value == metric(result, "kl_p99").value == 0
     assert metric(result, "top1_agreement").value == metric(result, "perplexity_ratio").value == 1
 
 
-def test_the_windows_of_a_divergence_are_those_of_scores(model: Model, reference: Model) -> None:
-    """Chunks of a long request, and a context that is more than the token before."""
-    ids = [random.Random(5).randrange(200) for _ in range(60)]
+@pytest.mark.parametrize("n_rows", [512, 20, 7])
+def test_the_windows_of_a_divergence_are_those_of_scores(
+    model: Model, reference: Model, monkeypatch: pytest.MonkeyPatch, n_rows: int
+) -> None:
+    """A context that is more than the token before, in one call or in several: some of it, all of it, and the rest."""
+    monkeypatch.setattr("ingle.evaluate.divergence.chunk_rows", lambda spec: n_rows)
+    ids = random.Random(5).choices(range(200), k=60)
     [one] = diverge(model, reference, [(ids[:21], ids[21:])])
     expected = logprobs(model, ids[:-1])[20:]
     np.testing.assert_allclose(one.nats, -expected[np.arange(39), ids[21:]], rtol=1e-5)
+    theirs = logprobs(reference, ids[:-1])[20:]
+    np.testing.assert_allclose(one.reference_nats, -theirs[np.arange(39), ids[21:]], rtol=1e-5)
+    assert one.same_top.tolist() == (expected.argmax(axis=1) == theirs.argmax(axis=1)).tolist()
 
 
 def test_tokens_that_a_model_never_expects() -> None:
