@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,8 +18,7 @@ from ingle.evaluate.calls.item import Expected, Item
 from ingle.evaluate.calls.run import MAX_TOKENS, _grammars, _prompt, result_of, run_calls
 from ingle.evaluate.result import EvalResult, ModelInfo, TaskResult
 from ingle.text.tools import Tool, tools_text
-
-pytest.importorskip("llguidance")
+from tool_calls import call
 
 TEMPLATE = "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}" + toys.CHATML
 MUSIC = Tool(
@@ -31,10 +29,6 @@ ALARM = Tool("wake", "Wake.", {"type": "object", "properties": {"time": {"type":
 
 def item(text: str, *expected: Expected, source: str = "mine", tools: tuple[Tool, ...] = (MUSIC, ALARM)) -> Item:
     return Item(text[:20], source, ({"role": "user", "content": text},), tools, expected)
-
-
-def call(name: str, **arguments: Any) -> str:
-    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
 
 
 JAZZ, SIX = Expected("play", {"genre": ("jazz",)}), Expected("wake", {"time": ("six",)})
@@ -155,6 +149,16 @@ def test_a_call_is_within_the_grammar_of_its_own_tools(scripted: Callable[..., M
         free, bound = run_calls(model, [alone])
     assert values(free)["schema_valid"] == (0.0, 1)
     assert values(bound)["intent_em"] == (1.0, 1)
+
+
+def test_items_are_known_by_what_they_ask(scripted: Callable[..., Model]) -> None:
+    """An item without an id has its line in a file for one; a blank line more makes it no other item."""
+    moved = [replace(asked, id=f"other.jsonl, line {7 + i}") for i, asked in enumerate(ITEMS)]
+    with scripted() as model:
+        found = [run_calls(model, items, grammar="none")[0].item_ids for items in (ITEMS[:3], moved[:3])]
+        with pytest.raises(UsageError, match="The item 'odd' of mine cannot be asked"):
+            run_calls(model, [replace(ITEMS[0], id="odd", messages=({"role": "user", "content": ["x"]},))])
+    assert found[0] == found[1]
 
 
 def test_arguments_in_the_words_of_the_request(scripted: Callable[..., Model]) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +15,7 @@ from ingle.evaluate.calls.item import Expected, Item
 from ingle.evaluate.calls.score import ItemScore, metrics, score
 from ingle.evaluate.result import Metric
 from ingle.text.tools import Tool, ToolCall
+from tool_calls import call
 
 ALARM = Tool(
     "set_alarm",
@@ -32,10 +31,6 @@ MUSIC = Tool("play_music", "Play music.", {"type": "object", "properties": {"gen
 
 def item(*expected: Expected, source: str = "mine", tools: Sequence[Tool] = (ALARM, MUSIC)) -> Item:
     return Item("1", source, ({"role": "user", "content": "wake me at six"},), tuple(tools), expected)
-
-
-def call(name: str, **arguments: Any) -> str:
-    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
 
 
 SIX = Expected("set_alarm", {"time": ("six", "6:00"), "label": ("", "wake up")})

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import pytest
-
 import toys
 from ingle.evaluate.identity import file_sha256, model_info
 from ingle.evaluate.result import ModelInfo
@@ -46,7 +44,6 @@ def test_a_file_in_parts_is_all_of_them(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_its_weights_and_settings(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
     folder = tmp_path / "model"
     toys.huggingface_llama(folder)
     before = info(folder)
