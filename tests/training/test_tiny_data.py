@@ -19,17 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import request_files
-from ingle.evaluate.calls.sources import SOURCES, load_items
+from ingle.evaluate.calls.sources import load_items
 from ingle.evaluate.calls.sources.request import normalised, split_of
 from ingle.text import ChatTemplate, Tokenizer, metadata_from_hf
 from ingle.train.data.conversation import segments
 from ingle.train.data.document import Document
 from ingle.train.data.vocabulary import Vocabulary, train_tokenizer
-from shared_data import DATA, needs
+from request_files import HELD_OUT, there
+from shared_data import DATA
 
 TINY = Path(calls.__file__).parent
-HELD_OUT = [name for name in SOURCES if not name.startswith("bfcl_")]
-there = needs(*(f"api_calls/{SOURCES[name][0]}" for name in HELD_OUT))
 
 Message = dict[str, Any]
 #: A line of the system turn, and the tool that it stands for.
