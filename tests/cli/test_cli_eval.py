@@ -157,12 +157,19 @@ def test_calls_of_ones_own(script: Script, toy: Path, tmp_path: Path) -> None:
     assert "grammar none" in fails(toy, "--items", items, "--out", tmp_path / "o.json")
 
 
-def test_calls_of_a_folder(script: Script, toy: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def one_each(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One item of each source of calls, whatever is in its files."""
+
     def items(names: Sequence[str], folder: Path) -> list[Item]:
         assert folder == data
         return [Item("1", name, ({"role": "user", "content": "hello"},), ()) for name in names]
 
     monkeypatch.setattr("ingle.evaluate.calls.sources.load_items", items)
+
+
+@pytest.mark.usefixtures("one_each")
+def test_calls_of_a_folder(script: Script, toy: Path, data: Path) -> None:
     assert run(toy, "--tasks", "calls", "--data", data).exit_code == 0
     assert run(toy, "--tasks", "calls_snips", "--data", data).exit_code == 0
     assert script.tasks == ["calls_snips", "calls_snips"]
@@ -171,15 +178,26 @@ def test_calls_of_a_folder(script: Script, toy: Path, data: Path, monkeypatch: p
     assert "snips" in fails(toy, "--tasks", "calls_weather", "--data", data)
     assert "slurp_devel.jsonl" in fails(toy, "--tasks", "calls_slurp", "--data", data)
     assert "snips" in fails(toy, "--tasks", "calls", "--data", data.parent)
-    # What is spoken is one job. Each part of BFCL is one of its own, also where all that is spoken takes others in.
-    (data / "api_calls" / "slurp_devel.jsonl").touch()
-    (data / "api_calls" / "bfcl").mkdir()
-    for part in ("simple_python", "irrelevance"):
-        (data / "api_calls" / "bfcl" / f"BFCL_v4_{part}.json").touch()
-    for names in ("calls", "calls_slurp,calls_bfcl_simple,calls"):
+
+
+@pytest.mark.usefixtures("one_each")
+def test_spoken_calls_are_one_job_and_each_part_of_bfcl_is_its_own(script: Script, toy: Path, data: Path) -> None:
+    """Also where `calls` takes in what is asked for by name."""
+    folder = data / "api_calls"
+    (folder / "bfcl" / "possible_answer").mkdir(parents=True)
+    simple = "BFCL_v4_simple_python.json"
+    files = (
+        "hwu64_kfold1_train.json",
+        f"bfcl/{simple}",
+        f"bfcl/possible_answer/{simple}",
+        "bfcl/BFCL_v4_irrelevance.json",
+    )
+    for file in files:
+        (folder / file).touch()
+    for names in ("calls", "calls_hwu64,calls_bfcl_simple,calls"):
         script.asked.clear()
         assert run(toy, "--tasks", names, "--data", data).exit_code == 0
-        assert sorted(script.tasks) == ["calls_bfcl_irrelevance", "calls_bfcl_simple", "calls_slurp_snips"]
+        assert sorted(script.tasks) == ["calls_bfcl_irrelevance", "calls_bfcl_simple", "calls_hwu64_snips"]
 
 
 def test_the_file_is_written_after_each_task_and_gone_on_with(
