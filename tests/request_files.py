@@ -9,14 +9,14 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from ingle.evaluate.calls.sources import SOURCES
+from ingle.evaluate.calls.sources import SOURCES, SPOKEN
 from ingle.evaluate.calls.sources.catalogue import SNIPS_TOOLS
 from ingle.evaluate.calls.sources.request import Split, split_of
 from shared_data import needs
 
 #: The sources whose items are requests that we hold out of data sets, and the mark of a test that needs all of these.
-HELD_OUT = [name for name in SOURCES if not name.startswith("bfcl_")]
-there = needs(*(f"api_calls/{SOURCES[name][0]}" for name in HELD_OUT))
+HELD_OUT = list(SPOKEN)
+there = needs(*dict.fromkeys(f"api_calls/{file}" for name in HELD_OUT for file in SOURCES[name][0]))
 
 HWU64, SLURP, CLINC = "hwu64_kfold1_train.json", "slurp_devel.jsonl", "clinc150_data_full.json"
 SGD = "sgd_compact.jsonl.xz"

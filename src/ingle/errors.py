@@ -12,7 +12,7 @@
     ├── ContextError          more tokens than the context holds
     ├── MemoryLimitError      the memory needed is not there
     ├── BackendError          a backend is missing or was misused
-    ├── DataError             training data cannot be used
+    ├── DataError             data to train on or to measure with cannot be used
     └── TrainingError         a training run cannot begin, or cannot go on
 
 Each message is one sentence (or two short ones) that says what was expected, what came, and what to do.
@@ -88,7 +88,7 @@ class BackendError(IngleError):
 
 
 class DataError(IngleError):
-    """Training data is missing, unreadable, empty, or does not fit the tokenizer."""
+    """Data to train on or to measure with is missing, unreadable, empty, or does not fit."""
 
 
 class TrainingError(IngleError):

@@ -155,6 +155,8 @@ def test_calls_of_ones_own(script: Script, toy: Path, tmp_path: Path) -> None:
     assert run(toy, "--items", items, "--grammar", "none", "--out", tmp_path / "o.json").exit_code == 0
     assert len(script.asked) == 1
     assert "grammar none" in fails(toy, "--items", items, "--out", tmp_path / "o.json")
+    write_items(items, [Item("1", "snips", ({"role": "user", "content": "hello"},), ())])
+    assert "'snips', a public data set" in fails(toy, "--items", items)
 
 
 @pytest.fixture
@@ -389,9 +391,23 @@ def test_what_cannot_be_compared(script: Script, toy: Path, tmp_path: Path, data
         assert run(toy, "--tasks", task, "--data", data, "--out", tmp_path / f"{task}.json").exit_code == 0
     pair = ("--compare", tmp_path / "piqa.json", tmp_path / "boolq.json")
     assert "no task in common (A: piqa; B: boolq)" in fails(*pair)
-    assert "has none of the tasks arc_easy" in fails(*pair, "--tasks", "arc_easy")
+    assert "has no result of arc_easy" in fails(*pair, "--tasks", "arc_easy")
+    assert "has no result of pica" in fails(*pair, "--tasks", "piqa,pica")
     assert "cannot be read" in fails("--compare", tmp_path / "none.json", tmp_path / "piqa.json")
     assert "none.gguf" in fails("--compare", tmp_path / "none.gguf", toy, "--tasks", "piqa", "--data", data)
+
+
+def test_what_would_not_be_read(script: Script, toy: Path, tmp_path: Path, data: Path) -> None:
+    kept = tmp_path / "piqa.json"
+    assert run(toy, "--tasks", "piqa", "--data", data, "--out", kept).exit_code == 0
+    for unread in (("--limit", "5"), ("--data", data), ("--threads", "1"), ("--grammar", "both"), ("-c", "64")):
+        assert f"measured already; leave out {unread[0]}" in fails("--compare", kept, kept, *unread)
+    assert run("--compare", kept, toy, "--tasks", "piqa", "--data", data).exit_code == 0
+    assert "leave out --limit, --out" in fails("--list", "--limit", "5", "--out", tmp_path / "list.json")
+    assert "model" in fails(toy, "--list")
+    assert "--shots is for tasks of lm-evaluation-harness" in fails(
+        toy, "--tasks", "calls_snips", "--data", data, "--shots", "2"
+    )
 
 
 def test_pictures(script: Script, toy: Path, tmp_path: Path, data: Path) -> None:

@@ -158,7 +158,7 @@ def test_an_answer_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a_0 has no answer"):
         items("bfcl_simple", folder)
     path.write_text("{")
-    with pytest.raises(DataError, match="line 1, is not JSON"):
+    with pytest.raises(DataError, match="line 1 is not JSON"):
         items("bfcl_simple", folder)
     (folder / "bfcl" / "BFCL_v4_simple_python.json").write_text("")
     path.write_text("")

@@ -157,7 +157,7 @@ def test_items_are_known_by_what_they_ask(scripted: Callable[..., Model]) -> Non
     with scripted() as model:
         found = [run_calls(model, items, grammar="none")[0].item_ids for items in (ITEMS[:3], moved[:3])]
         with pytest.raises(UsageError, match="The item 'odd' of mine cannot be asked"):
-            run_calls(model, [replace(ITEMS[0], id="odd", messages=({"role": "user", "content": ["x"]},))])
+            run_calls(model, [replace(ITEMS[0], id="odd", messages=({"role": "user", "content": 7},))])
     assert found[0] == found[1]
 
 

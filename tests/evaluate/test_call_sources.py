@@ -14,7 +14,7 @@ import pytest
 import request_files as files
 from ingle.errors import DataError, UsageError
 from ingle.evaluate.calls.item import Item
-from ingle.evaluate.calls.sources import available, clinc, held_out, load_items, nlu, sgd, snips
+from ingle.evaluate.calls.sources import available, clinc, held_out, load_items, missing, nlu, sgd, snips
 from ingle.evaluate.calls.sources import files as reading
 from ingle.evaluate.calls.sources.request import Request, normalised, split_of
 from request_files import HELD_OUT, there
@@ -262,6 +262,27 @@ def test_available_names_what_is_there(folder: Path, tmp_path: Path) -> None:
     assert load_items(["snips"], folder_of_data) == load_items(["snips"], folder_of_data / "api_calls")
 
 
+def test_a_source_is_available_when_all_its_files_are(tmp_path: Path) -> None:
+    """Requests out of scope are offered the tools of two other data sets, and SLURP's those of HWU64."""
+    everything = tmp_path / "everything"
+    everything.mkdir()
+    files.write_all(everything)
+    for name, found in ((files.CLINC, ["clinc150"]), (files.SLURP, []), (files.SGD, []), (files.HWU64, ["hwu64"])):
+        some = tmp_path / name.partition(".")[0]
+        some.mkdir()
+        (some / name).write_bytes((everything / name).read_bytes())
+        assert available(some) == found
+        for source in available(some):
+            expect_sound(load_items([source], some))
+    simple = tmp_path / "bfcl" / "BFCL_v4_simple_python.json"
+    simple.parent.mkdir()
+    simple.touch()
+    assert (available(tmp_path), missing("bfcl_simple", tmp_path)) == (
+        [],
+        ["bfcl/possible_answer/BFCL_v4_simple_python.json"],
+    )
+
+
 def test_sources_that_are_none() -> None:
     with pytest.raises(UsageError, match="no source of API calls named 'atis'; expected snips, hwu64"):
         load_items(["atis"], Path())
@@ -315,7 +336,7 @@ def test_more_bytes_than_any_data_set_has(folder: Path, monkeypatch: pytest.Monk
     (folder / files.SGD).write_bytes(lzma.compress(b" " * (1 << 17)))
     (folder / files.HWU64).write_bytes(b" " * (1 << 17))
     for source in ("sgd", "hwu64"):
-        with pytest.raises(DataError, match="has more than 65,536 bytes"):
+        with pytest.raises(DataError, match="than 65,536 bytes"):
             load_items([source], folder)
 
 

@@ -120,19 +120,6 @@ def test_holm_over_the_tasks() -> None:
     assert of(a[1], b[1]).comparisons[0].detectable < rows[1].detectable
 
 
-def test_clusters_are_the_units() -> None:
-    clusters = [f"article {i // 10}" for i in range(200)]
-    rng = np.random.default_rng(2)
-    a, b = np.zeros(200), np.repeat(rng.random(20) < 0.4, 10)
-    (row,) = of(task("t", a, clusters=clusters), task("t", b)).comparisons
-    assert row.test == "sign flips of documents"
-    (naive,) = of(task("t", a), task("t", b)).comparisons
-    assert row.p > 100 * naive.p
-    assert row.interval.high - row.interval.low > 1.5 * (naive.interval.high - naive.interval.low)
-    # A cluster for each item is no cluster.
-    assert of(task("t", a, clusters=list(map(str, range(200)))), task("t", b)).comparisons == (naive,)
-
-
 def weighted(values: Sequence[float], weights: Sequence[float]) -> TaskResult:
     bits = Metric("bits_per_byte", float(np.average(values, weights=weights)), 0.1, 3, False, tuple(values))
     perplexity = Metric("perplexity", 2.0**bits.value, 0.1, 3, False, tuple(values))
@@ -162,7 +149,7 @@ def test_weights_and_what_is_no_mean_of_its_items() -> None:
     "weights", [None, [1.0], ["x"] * 5, [-1.0] * 5, [0.0] * 5, [float("inf")] * 5, [True] * 5, [10**400] * 5]
 )
 def test_weights_that_are_none_are_not_used(weights: Any) -> None:
-    details = {"weights": {"acc": weights}, "clusters": "none"}
+    details = {"weights": {"acc": weights}}
     (row,) = of(task("t", [1, 0, 1, 1, 0], **details), task("t", [1, 0, 1, 1, 0])).comparisons
     assert row.test == "McNemar, exact"
 
@@ -172,6 +159,18 @@ def test_items_that_a_metric_does_not_concern() -> None:
     report = of(task("t", [1, nan, 0, 1, nan]), task("t", [1, nan, 0, nan, 1]))
     assert report.comparisons[0].n == 2
     assert report.notes == ("t: acc leaves out 2 items where only one model has it.",)
+
+
+def test_nothing_is_said_of_metrics_that_are_not_compared() -> None:
+    nan = float("nan")
+
+    def two(values: list[float]) -> TaskResult:
+        found = [Metric("acc", 0.5, 0.1, 2, values=(1, 0)), Metric("valid", 1.0, 0.1, 2, values=tuple(values))]
+        return TaskResult("t", tuple(found), ("p", "q"))
+
+    a, b = two([1, nan]), two([1, 1])
+    assert of(a, b).notes == ()
+    assert of(a, b, all_metrics=True).notes == ("t: valid leaves out 1 items where only one model has it.",)
 
 
 def test_all_metrics() -> None:

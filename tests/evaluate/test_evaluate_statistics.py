@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
 from ingle.evaluate.statistics import (
     Interval,
     binomial_stderr,
     bootstrap_interval,
-    clustered,
     detectable,
     holm,
     matched_interval,
@@ -34,6 +34,10 @@ def same_numbers() -> None:
     RNG.bit_generator.state = BEGIN
 
 
+def of_mean(values: ArrayLike, **settings: int) -> Interval:
+    return bootstrap_interval(values, np.ones(len(np.asarray(values))), **settings)
+
+
 def test_standard_errors_of_means() -> None:
     stats = pytest.importorskip("scipy.stats")
     values = RNG.normal(3, 2, 50)
@@ -44,25 +48,6 @@ def test_standard_errors_of_means() -> None:
     assert math.isnan(mean_stderr([]))
     assert math.isnan(binomial_stderr(1.0, 1))
     assert math.isnan(ratio_stderr([1.0], [2.0]))
-
-
-def test_clusters_of_one_are_items_and_copies_add_nothing() -> None:
-    values = RNG.normal(0, 1, 40)
-    assert mean_stderr(values, range(40)) == pytest.approx(mean_stderr(values), rel=1e-12)
-    # Each item five times over is still 40 observations.
-    five = np.repeat(values, 5)
-    assert mean_stderr(five, np.repeat(range(40), 5).tolist()) == pytest.approx(mean_stderr(values), rel=1e-12)
-    assert mean_stderr(five) < 0.5 * mean_stderr(values)
-    sums, counts = clustered([1, 2, 3, 4], ["b", "a", "b", "c"])
-    assert (sums.tolist(), counts.tolist()) == ([4, 2, 4], [2, 1, 1])
-
-
-def test_clustered_error_is_the_sandwich() -> None:
-    """By hand: G/(G-1) sum over clusters of (sum of residuals)^2, over n^2."""
-    values, clusters = [1.0, 2.0, 4.0, 0.0, 3.0], ["x", "x", "y", "y", "z"]
-    mean = 2.0
-    sums = [(1 - mean) + (2 - mean), (4 - mean) + (0 - mean), 3 - mean]
-    assert mean_stderr(values, clusters) == pytest.approx(math.sqrt(3 / 2 * sum(s * s for s in sums)) / 5)
 
 
 def test_ratio_error_is_what_repeated_sampling_shows() -> None:
@@ -114,15 +99,15 @@ def test_sign_flips_agree_with_scipy() -> None:
 def test_the_same_seed_gives_the_same() -> None:
     d = RNG.normal(0.1, 1, 200)
     assert sign_flip(d, seed=3) == sign_flip(d, seed=3)
-    assert bootstrap_interval(d, seed=3) == bootstrap_interval(d, seed=3)
-    assert bootstrap_interval(d, seed=3) != bootstrap_interval(d, seed=4)
+    assert of_mean(d, seed=3) == of_mean(d, seed=3)
+    assert of_mean(d, seed=3) != of_mean(d, seed=4)
 
 
 def test_bootstrap_is_scipys_bca() -> None:
     stats = pytest.importorskip("scipy.stats")
     values = RNG.exponential(1, 60)
     theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=1).confidence_interval
-    ours = bootstrap_interval(values, resamples=20_000)
+    ours = of_mean(values, resamples=20_000)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
     percentile = np.quantile(values[RNG.integers(0, 60, (20_000, 60))].mean(axis=1), [0.025, 0.975])
     assert ours.low > percentile[0] + 0.005  # the skew is corrected
@@ -140,12 +125,12 @@ def test_bootstrap_of_a_ratio() -> None:
 
 
 def test_bootstrap_of_what_does_not_vary() -> None:
-    assert bootstrap_interval([2.0] * 5) == Interval(2.0, 2.0)
+    assert of_mean([2.0] * 5) == Interval(2.0, 2.0)
     third = bootstrap_interval([1 / 3, 7 / 3, 0.1], [1.0, 7.0, 0.3])  # equal on paper
     assert (third.low, third.high) == pytest.approx((1 / 3, 1 / 3))
-    outlier = bootstrap_interval([1.0] + [0.0] * 999)
+    outlier = of_mean([1.0] + [0.0] * 999)
     assert 0 <= outlier.low <= 0.001 < outlier.high < 0.01
-    assert math.isnan(bootstrap_interval([2.0]).low)
+    assert math.isnan(of_mean([2.0]).low)
 
 
 def test_holm_by_hand() -> None:
@@ -216,17 +201,6 @@ def test_coverage_of_the_bootstrap() -> None:
     trials = 400
     covered = 0
     for seed in range(trials):
-        found = bootstrap_interval(RNG.exponential(1, 80), seed=seed, resamples=1000)
+        found = of_mean(RNG.exponential(1, 80), seed=seed, resamples=1000)
         covered += found.low <= 1 <= found.high
     assert 0.91 < covered / trials < 0.98
-
-
-def test_clusters_keep_the_size() -> None:
-    """Ten questions to each of 40 articles: by items the test finds differences that are not there, by articles not."""
-    trials, by_item, by_article = 300, 0, 0
-    for _ in range(trials):
-        d = np.repeat(RNG.normal(0, 1, 40), 10) + RNG.normal(0, 1, 400)
-        by_item += sign_flip(d, resamples=499) < 0.05
-        by_article += sign_flip(clustered(d, np.repeat(range(40), 10).tolist())[0], resamples=499) < 0.05
-    assert by_item / trials > 0.2
-    assert within(by_article / trials, 0.05, trials)

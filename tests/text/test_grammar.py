@@ -206,7 +206,6 @@ def test_a_call_is_what_the_chat_template_writes(tokenizer: Tokenizer) -> None:
         CALL.replace('"time": "6"', '"time": 6'),
         CALL.replace('"room": null', '"room": null, "other": 1'),
         CALL.replace('"arguments"', '"parameters"'),
-        "Sure: " + CALL,
         CALL + " Done.",
         CALL + "\n",
         "</tool_call>",
@@ -216,6 +215,16 @@ def test_a_call_is_what_the_chat_template_writes(tokenizer: Tokenizer) -> None:
 def test_nothing_else_is_an_answer(tokenizer: Tokenizer, text: str) -> None:
     assert not accepts(Grammar.tool_calls(TOOLS), tokenizer, text)
     assert not accepts(Grammar.tool_calls(TOOLS, many=True), tokenizer, text)
+
+
+@pytest.mark.parametrize("text", ["Sure: ", "\n", " ", "<think>\nAn alarm.\n</think>\n\n", "a < b <tool"])
+def test_a_text_may_stand_before_a_call(tokenizer: Tokenizer, text: str) -> None:
+    """Models that think aloud first, or say what they do, can call too; not where a call is all that is wanted."""
+    assert accepts(Grammar.tool_calls(TOOLS), tokenizer, text + CALL)
+    assert not accepts(Grammar.tool_calls(TOOLS), tokenizer, text + CALL.replace('"time"', '"hour"'))
+    assert not accepts(Grammar.tool_calls(TOOLS), tokenizer, f"{CALL}\n{text}{CALL}")
+    assert accepts(Grammar.tool_calls(TOOLS, many=True), tokenizer, f"{text}{CALL}\n{CALL}")
+    assert not accepts(Grammar.tool_calls(TOOLS, "required"), tokenizer, text + CALL)
 
 
 @pytest.mark.parametrize(
@@ -378,6 +387,10 @@ def test_what_cannot_be_enforced_is_a_warning() -> None:
     grammar = Grammar.tool_calls([Tool("f", "", {"type": "object", "properties": properties})])
     assert any("uniqueItems" in warning for warning in grammar.warnings)
     assert Grammar.tool_calls(TOOLS).warnings == ()
+    joined = {"type": "object", "properties": {}, "allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}
+    for open_one in (joined, {"properties": {"a": {}}, "oneOf": [{"properties": {"b": {}}}]}):
+        (warning,) = Grammar.tool_calls([Tool("f", "", open_one)]).warnings
+        assert "the tool f can be given arguments that its schema does not name" in warning
 
 
 def test_objects_that_name_their_properties_are_closed() -> None:
@@ -396,6 +409,10 @@ def test_objects_that_name_their_properties_are_closed() -> None:
     nested = {"o": {"type": "object", "properties": one}}
     assert not takes({"properties": nested}, {"o": {"b": 1}})
     assert not takes({"properties": {"l": {"type": "array", "items": nested["o"]}}}, {"l": [{"b": 1}]})
+    either = {"properties": {**one, "b": {}}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}
+    assert takes(either, {"a": 1})
+    assert not takes(either, {})
+    assert not takes(either, {"a": 1, "c": 1})
     joined = {"allOf": [{"properties": one}, {"properties": {"b": {"type": "integer"}}}]}
     assert takes({"properties": {}, **joined}, {"a": 1, "b": 2})
     defined = {"$defs": {"x": nested["o"]}, "properties": {"o": {"$ref": "#/$defs/x"}}}

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from ingle.evaluate.calls.baselines import baseline
 from ingle.evaluate.calls.run import result_of
-from ingle.evaluate.calls.sources import SOURCES, held_out, load_items
+from ingle.evaluate.calls.sources import SPOKEN, held_out, load_items
 
 NAMES = ("nearest_lexicon", "nearest", "description")
-SPOKEN = [name for name in SOURCES if not name.startswith("bfcl")]
 SHOWN = ("accuracy", "intent_em", "structure_em", "argument_f1", "abstention")
 
 

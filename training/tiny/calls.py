@@ -301,16 +301,17 @@ def main() -> None:
     asked = read_lines(given.questions) if given.questions else ()
     questions = [str(record["messages"][0]["content"]) for record in asked]
     writer = Writer(given.data / "api_calls", given.seed, questions)
-    turns = size = 0
+    written = turns = size = 0
     with given.out.open("w", encoding="utf-8") as file:
         for _ in range(given.conversations):
             record = writer.conversation(count, given.longest)
             if len(record["messages"]) > 1:
+                written += 1
                 turns += len(record["messages"]) // 2
                 size += count(record["messages"])
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
             lengths.clear()
-    print(f"{given.out.name}: {given.conversations} conversations, {turns} answers, {size / 1e6:.1f} million tokens")
+    print(f"{given.out.name}: {written} conversations, {turns} answers, {size / 1e6:.1f} million tokens")
 
 
 if __name__ == "__main__":

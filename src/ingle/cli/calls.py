@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ingle.cli.console import Writer, notes
+from ingle.cli.console import Writer, say
 from ingle.errors import UsageError
 from ingle.files import read_bytes
 from ingle.text import StopScanner
@@ -43,10 +43,9 @@ def grammar_of(tools: list[Tool], request: str | None = None) -> Grammar:
     from ingle.text.grammar import Grammar
 
     tools = tools if request is None else copying(tools, request)
-
     grammar = Grammar.tool_calls(tools, many=True)
     for warning in grammar.warnings:
-        notes().print(f"Calls are not held to a part of the tools' schemas: {warning}", style="dim", markup=False)
+        say(f"Calls are not held to a part of the tools' schemas: {warning}.", "dim")
     return grammar
 
 
@@ -88,7 +87,7 @@ class CallWriter:
                 self._writer.write(line)
         self._writer.end()
         for problem in found.problems:
-            notes().print(problem, style="dim", markup=False)
+            say(problem, "dim")
 
     def _show(self, text: str) -> None:
         """Text before any call. What is only space at the beginning of an answer is left out."""

@@ -31,6 +31,7 @@ __all__ = [
     "new_writer",
     "notes",
     "read_stdin",
+    "say",
     "size",
     "wants_colour",
     "write_new",
@@ -166,6 +167,11 @@ def writing_bar(what: str) -> Iterator[tuple[Callable[[int], None], Callable[[in
     with Progress(*columns, console=notes(), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda total: bar.update(task, total=total), lambda n: bar.advance(task, n)
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A note on stderr, of text from anywhere."""
+    notes().print(clean(text), style=style, markup=False)
 
 
 def write_new(path: Path, text: str) -> None:

@@ -6,14 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from ingle.cli.engine import engine_options, open_model
 from ingle.errors import UsageError
 
 if TYPE_CHECKING:
     from ingle.cli.eval_jobs import Asked
-    from ingle.evaluate.result import EvalResult
+    from ingle.evaluate.result import EvalResult, TaskResult
 
 __all__ = ["command"]
+
+#: Options that only measuring reads.
+_OF_MEASURING = ("data", "text", "reference", "items", "grammar", "shots", "limit", "context", "threads", "backend")
 
 
 @click.command("eval", short_help="Measure how good a model is; compare two.")
@@ -51,7 +56,8 @@ __all__ = ["command"]
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Keep the result in this JSON file, written after each task; what it has already is not measured again.",
+    help="Keep the result in this JSON file, written after each task; what it has already is not measured again. With "
+    "--compare a new file, for the comparison.",
 )
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw the scores, or the differences, as a PNG.")
 @click.option(
@@ -67,15 +73,7 @@ __all__ = ["command"]
 )
 @click.option("--all-metrics", is_flag=True, help="With --compare: every metric, not only each task's first.")
 @click.option("--list", "list_tasks", is_flag=True, help="List the tasks, and whether --data has what they need.")
-@click.option("-c", "--context", type=click.IntRange(1), help="Tokens of context. [default: the model's, at most 4096]")
-@click.option("--threads", type=click.IntRange(1), help="[default: as many as compute best here]")
-@click.option(
-    "--backend",
-    type=click.Choice(["native", "reference"]),
-    default="native",
-    show_default=True,
-    help="What computes; the reference is slow and plain.",
-)
+@engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON record, without the figures of single items.")
 def command(model: str | None, **options: Any) -> None:
     """Measure MODEL, a GGUF file or a Hugging Face directory; without it the bundled model.
@@ -92,17 +90,17 @@ def command(model: str | None, **options: Any) -> None:
       ingle eval --compare a.json a.json --tasks calls --variant +grammar
     """
     from ingle.cli.eval_jobs import Asked, names_of
-    from ingle.cli.eval_run import open_model
 
     compared = options["compare"]
     if compared and (model is not None or options["list_tasks"]):
         raise UsageError("--compare takes the two models or results itself; give no other MODEL and no --list.")
+    _check_read(model, options)
     if options["all_metrics"] and not compared:
         raise UsageError("--all-metrics is for --compare; a result always has every metric.")
     if options["variant"] is not None and not compared:
         raise UsageError("--variant is for --compare; give it two models or results.")
     asked = Asked(
-        load=lambda path: open_model(path, options),
+        load=lambda path: open_model(path, options, bar=False),  # while the tasks' own bar is on the screen
         tasks=names_of(options["tasks"]),
         **{name: options[name] for name in ("data", "text", "reference", "items", "grammar", "shots", "limit", "seed")},
     )
@@ -118,10 +116,32 @@ def command(model: str | None, **options: Any) -> None:
         _measure(model, asked, options)
 
 
+def _check_read(model: str | None, options: dict[str, Any]) -> None:
+    """Raises UsageError for what was given and would not be read."""
+    context = click.get_current_context()
+    given = {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    }
+    if options["list_tasks"]:
+        unread = [option for name, option in given.items() if name not in ("list_tasks", "data", "as_json")]
+        if unread:
+            raise UsageError(f"--list reads only --data and --json; leave out {', '.join(unread)}.")
+    if options["compare"] and all(map(_is_result, options["compare"])):
+        unread = [option for name, option in given.items() if name in _OF_MEASURING]
+        if unread:
+            raise UsageError(f"Both sides of --compare are measured already; leave out {', '.join(unread)}.")
+
+
+def _is_result(side: str) -> bool:
+    return side.lower().endswith(".json")
+
+
 def _measure(model: str | None, asked: Asked, options: dict[str, Any]) -> None:
-    from ingle.cli.console import json_line
+    from ingle.cli.console import json_line, say
     from ingle.cli.eval_run import Run
-    from ingle.cli.eval_view import print_scores, say
+    from ingle.cli.eval_view import print_scores
     from ingle.evaluate.picture import draw_scores
 
     run = Run(model, asked, options, out=options["out"])
@@ -131,8 +151,8 @@ def _measure(model: str | None, asked: Asked, options: dict[str, Any]) -> None:
         result = run.result
         if result is not None and result.results:
             click.echo(json_line(_summary(result))) if options["as_json"] else print_scores(result)
-            if options["picture"] is not None:
-                draw_scores(result, options["picture"])
+    if result is not None and result.results and options["picture"] is not None:
+        draw_scores(result, options["picture"])
     if run.interrupted:
         if run.result is None or not run.result.results:
             told = "No task was finished, so there is nothing to keep."
@@ -159,7 +179,7 @@ def _compare(sides: tuple[str, str], asked: Asked, options: dict[str, Any]) -> N
         raise UsageError(f"{out} exists; give the comparison another name.")
     found = []
     for side in sides:
-        if side.lower().endswith(".json"):
+        if _is_result(side):
             found.append(_kept(Path(side), asked))
             continue
         run = Run(side, asked, options)
@@ -188,19 +208,21 @@ def _kept(path: Path, asked: Asked) -> EvalResult:
     from ingle.evaluate.tasks import SETS
 
     result = EvalResult.load(path)
-    wanted = {task for name in asked.tasks for task in SETS.get(name, (name,))}
-    if not wanted:
+    if not asked.tasks:
         return result
-    if "calls" in wanted:
-        wanted |= {task.task for task in result.results if task.task.startswith("calls")}
-    tasks = [
-        task
-        for task in result.results
-        if not wanted.isdisjoint((task.task, task.task.partition("+")[0], Job.of(task)[0]))
-    ]
-    if not tasks:
-        raise UsageError(f"{path} has none of the tasks {', '.join(sorted(wanted))}; evaluate that model with them.")
-    return replace(result, results=tuple(tasks))
+    tasks: dict[str, TaskResult] = {}
+    for name in asked.tasks:
+        wanted = {*SETS.get(name, (name,))}
+        found = [
+            task
+            for task in result.results
+            if not wanted.isdisjoint((task.task, task.task.partition("+")[0], Job.of(task)[0]))
+            or (name == "calls" and task.task.startswith("calls_"))
+        ]
+        if not found:
+            raise UsageError(f"{path} has no result of {name}; evaluate that model with it, or leave it out.")
+        tasks |= {task.task: task for task in found}
+    return replace(result, results=tuple(tasks.values()))
 
 
 def _variants(a: EvalResult, b: EvalResult, ending: str) -> list[EvalResult]:

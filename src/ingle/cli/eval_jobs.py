@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from ingle.errors import UsageError
+from ingle.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from ingle.engine.model import Model
+    from ingle.evaluate.calls.item import Item
+    from ingle.evaluate.calls.run import GrammarChoice
     from ingle.evaluate.result import TaskResult
 
 __all__ = ["Asked", "Job", "check_packages", "names_of", "plan_jobs"]
 
-Grammar = Literal["both", "schema", "copy", "none", "all"]
 Progress = Callable[[str, int, int], None]
 
 PERPLEXITY, CALLS = "perplexity", "calls"
@@ -33,7 +35,7 @@ class Asked:
     text: Path | None = None
     reference: str | None = None
     items: Path | None = None
-    grammar: Grammar = "both"
+    grammar: GrammarChoice = "both"
     shots: int | None = None
     limit: int | None = None
     seed: int = 0
@@ -88,11 +90,11 @@ def plan_jobs(asked: Asked) -> tuple[list[Job], list[str]]:
             for task, job in _harness(asked, name, notes):
                 jobs.setdefault(task, job)
     if CALLS in jobs and asked.items is None:  # which has results of its sources too: they are not measured twice
-        jobs = {
-            task: job
-            for task, job in jobs.items()
-            if not task.startswith(f"{CALLS}_") or task.startswith(f"{CALLS}_bfcl")
-        }
+        from ingle.evaluate.calls.sources import SPOKEN
+
+        jobs = {task: job for task, job in jobs.items() if task.removeprefix(f"{CALLS}_") not in SPOKEN}
+    if asked.shots is not None and not any(job.packages for job in jobs.values()):
+        raise UsageError("--shots is for tasks of lm-evaluation-harness, and none was asked for; leave it out.")
     if not jobs:
         raise UsageError(" ".join(notes) or "There is nothing to measure; name tasks with --tasks.")
     return list(jobs.values()), list(dict.fromkeys(notes))
@@ -109,9 +111,8 @@ def check_packages(packages: set[str]) -> None:
 
 def _default(asked: Asked) -> tuple[str, ...]:
     """What the files that were given are for."""
-    found = [PERPLEXITY] * (asked.text is not None) + [CALLS] * (asked.items is not None)
-    if asked.data is not None and not found:
-        found.append("mobilellm")
+    for_what = (("mobilellm", asked.data), (PERPLEXITY, asked.text), (CALLS, asked.items))
+    found = [name for name, path in for_what if path is not None]
     if not found:
         raise UsageError(
             "Say what to measure: --tasks with names (--list shows some), --data FOLDER, --text FILE or --items FILE."
@@ -162,15 +163,18 @@ def _run_harness(asked: Asked, task: str, model: Model, on_progress: Progress) -
 
 
 def _perplexity(asked: Asked) -> Job:
-    from ingle.evaluate.identity import file_sha256
+    from ingle.cli.console import loading_bar
+    from ingle.evaluate.identity import file_sha256, model_info
+    from ingle.models.checkpoint import open_checkpoint
+    from ingle.text import metadata_from_hf
 
     assert asked.text is not None
     settings = {"text": asked.text.name, "text_sha256": file_sha256(asked.text), "reference": None}
     if asked.reference is not None:
         path = Path(asked.reference)
         settings["reference"] = path.name
-        if path.is_file():
-            settings["reference_sha256"] = file_sha256(path)
+        with closing(open_checkpoint(path, None, metadata_from_hf)) as checkpoint, loading_bar("Reading") as report:
+            settings["reference_sha256"] = model_info(checkpoint, path, report).sha256
     return Job(PERPLEXITY, settings, partial(_run_perplexity, asked))
 
 
@@ -185,38 +189,49 @@ def _run_perplexity(asked: Asked, model: Model, on_progress: Progress) -> list[T
 
 
 def _calls(asked: Asked, name: str) -> Iterator[Job]:
-    from ingle.evaluate.calls.sources import SOURCES, available, load_items
+    from ingle.evaluate.calls.sources import SOURCES, SPOKEN, available, load_items, missing
     from ingle.evaluate.identity import file_sha256
 
     if name == CALLS and asked.items is not None:
-        from ingle.evaluate.calls.item import read_items
-
         settings = {"items": asked.items.name, "items_sha256": file_sha256(asked.items)}
-        yield _calls_job(asked, CALLS, settings, partial(read_items, asked.items))
+        yield _calls_job(asked, CALLS, settings, partial(_own_items, asked.items))
         return
     if asked.data is None:
         raise UsageError(f"{name} needs requests: a folder of data sets with --data, or your own with --items FILE.")
     there = available(asked.data)
     wanted = there if name == CALLS else [name.removeprefix(f"{CALLS}_")]
     if not wanted:
-        files = ", ".join(dict.fromkeys(file for file, _ in SOURCES.values()))
+        files = ", ".join(dict.fromkeys(files[0] for files, _ in SOURCES.values()))
         raise UsageError(f"{asked.data} has no requests for calls; expected one of {files} in it or in its api_calls.")
-    spoken = [source for source in wanted if not source.startswith("bfcl")]
+    spoken = [source for source in wanted if source in SPOKEN]
     if name == CALLS and spoken:  # one job: its results have one of all requests together
-        yield _calls_job(asked, CALLS, {}, partial(load_items, spoken, asked.data))
+        yield _calls_job(asked, CALLS, {"sources": spoken}, partial(load_items, spoken, asked.data))
         wanted = [source for source in wanted if source not in spoken]
     for source in wanted:
         if source not in SOURCES:
             names = ", ".join(f"{CALLS}_{known}" for known in SOURCES)
             raise UsageError(f"There is no task {CALLS}_{source}; expected calls, {names}.")
         if source not in there:
-            raise UsageError(f"{CALLS}_{source} needs {SOURCES[source][0]} in {asked.data}, or in its api_calls.")
+            files = " and ".join(missing(source, asked.data))
+            raise UsageError(f"{CALLS}_{source} needs {files} in {asked.data}, or in its api_calls.")
         yield _calls_job(asked, f"{CALLS}_{source}", {}, partial(load_items, [source], asked.data))
 
 
+def _own_items(path: Path) -> list[Item]:
+    from ingle.evaluate.calls.item import read_items
+    from ingle.evaluate.calls.sources import SOURCES
+
+    items = read_items(path)
+    for item in items:
+        if item.source in SOURCES:  # its result would take the place of that data set's
+            raise DataError(
+                f"{path.name} has items of a source {item.source!r}, a public data set; name yours otherwise."
+            )
+    return items
+
+
 def _calls_job(asked: Asked, task: str, settings: Mapping[str, Any], items: Callable[[], Any]) -> Job:
-    packages = () if asked.grammar == "none" else ("llguidance",)
-    return Job(task, {"grammar": asked.grammar, **settings}, partial(_run_calls, asked, items), packages)
+    return Job(task, {"grammar": asked.grammar, **settings}, partial(_run_calls, asked, items))
 
 
 def _run_calls(asked: Asked, items: Callable[[], Any], model: Model, on_progress: Progress) -> list[TaskResult]:

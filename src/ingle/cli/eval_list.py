@@ -32,7 +32,10 @@ def list_tasks(data: Path | None, *, as_json: bool) -> None:
         "--items FILE.\nAny other task of lm-evaluation-harness can be named too."
     )
     if data is None:
-        click.echo("With --data FOLDER this list tells what is in the folder; without, data is fetched by name.")
+        click.echo(
+            "With --data FOLDER this list tells what is in the folder; without, the data of lm-evaluation-harness's "
+            "tasks is fetched by name."
+        )
 
 
 def _harness(data: Path | None) -> list[dict[str, Any]]:
@@ -67,11 +70,11 @@ def _calls(data: Path | None) -> list[dict[str, Any]]:
             "task": f"calls_{name}",
             "sets": ["calls"],
             "here": name in there if data is not None else None,
-            "data": file if name in there else None,
+            "data": files[0] if name in there else None,
             "about": about,
-            "expected": [file],
+            "expected": [" and ".join(files)],
         }
-        for name, (file, about) in SOURCES.items()
+        for name, (files, about) in SOURCES.items()
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from ingle.engine.model import Model
     from ingle.evaluate.result import EvalResult
 
-__all__ = ["Run", "open_model"]
+__all__ = ["Run"]
 
 
 class Run:
@@ -29,8 +30,9 @@ class Run:
         self._note = ""  # on what is measured now, where that is not with what the file was begun with
 
     def __call__(self) -> None:
+        from ingle.cli.console import say
         from ingle.cli.eval_jobs import check_packages, plan_jobs
-        from ingle.cli.eval_view import EvalView, say
+        from ingle.cli.eval_view import EvalView
 
         jobs, left_out = plan_jobs(self.asked)
         packages = {package for job in jobs for package in job.packages}
@@ -45,7 +47,7 @@ class Run:
         if not todo:
             return
         try:
-            with open_model(self.model, self.options) as model, EvalView(len(todo)) as view:
+            with _open(self.model, self.options) as model, EvalView(len(todo)) as view:
                 for job in todo:
                     self._run(job, model, view)
         except KeyboardInterrupt:
@@ -66,6 +68,7 @@ class Run:
             results = job(model, view)
         except IngleError as error:  # the other tasks can go on
             self._problems.append((job.task, error))
+            view.failed(job.task, error)
             return
         if self._note:
             results = [replace(result, notes=(*result.notes, self._note)) for result in results]
@@ -85,33 +88,35 @@ class Run:
 
         path = bundled_model() if self.model is None else Path(self.model)
         asked = self.options["context"]
-        checkpoint = open_checkpoint(path, asked or DEFAULT_CONTEXT, metadata_from_hf)
-        try:
+        with closing(open_checkpoint(path, asked or DEFAULT_CONTEXT, metadata_from_hf)) as checkpoint:
             settings = {name: self.options[name] for name in ("limit", "seed", "backend")}
             settings["context"] = context_of(checkpoint, asked)
-            with loading_bar("Reading") as report:
+            kept = None
+            if self.out is not None and self.out.exists():
+                kept = EvalResult.load(self.out)
+                self._check_settings(kept, settings)
+            with loading_bar("Reading") as report:  # all of the model, so it comes last
                 info = model_info(checkpoint, path, report)
-        finally:
-            checkpoint.close()
         fresh = EvalResult(info, settings, _versions())
-        if self.out is None or not self.out.exists():
+        if kept is None:
             return fresh
-        kept = EvalResult.load(self.out)
         if kept.model.sha256 != info.sha256:
             raise UsageError(
                 f"{self.out} is the result of another model ({kept.model.name}, {kept.model.file}); give another "
                 "name, or delete it."
             )
+        changed = [f"{name} {now}" for name, now in fresh.versions.items() if kept.versions.get(name) != now]
+        if changed:
+            self._note = f"Measured with {', '.join(changed)}, unlike what the file was begun with."
+        return kept
+
+    def _check_settings(self, kept: EvalResult, settings: dict[str, Any]) -> None:
         for name, value in settings.items():
             if kept.settings.get(name) != value:
                 raise UsageError(
                     f"{self.out} was measured with {_said(name, kept.settings.get(name))}, and this asks for "
                     f"{_said(name, value)}; give another name, or delete it."
                 )
-        changed = [f"{name} {now}" for name, now in fresh.versions.items() if kept.versions.get(name) != now]
-        if changed:
-            self._note = f"Measured with {', '.join(changed)}, unlike what the file was begun with."
-        return kept
 
     def _is_done(self, result: EvalResult, job: Job) -> bool:
         """Whether the result has this job. Raises UsageError where it was measured with other settings."""
@@ -134,22 +139,14 @@ def _said(name: str, value: object) -> str:
     return f"no {name} given" if value is None else f"{name} {value}"
 
 
-def open_model(path: str | None, options: dict[str, Any]) -> Model:
-    """Load a model with as many slots as evaluating has use for, with a bar where that takes long."""
-    from ingle.cli.console import loading_bar
-    from ingle.engine.model import load
+def _open(path: str | None, options: dict[str, Any]) -> Model:
+    """Load a model with as many slots as evaluating has use for."""
+    from ingle.cli.engine import open_model
     from ingle.evaluate.batch import evaluate_slots
 
-    n_slots = evaluate_slots(path, context=options["context"], backend=options["backend"])
-    with loading_bar("Loading") as report:
-        return load(
-            path,
-            context=options["context"],
-            threads=options["threads"],
-            backend=options["backend"],
-            n_slots=n_slots,
-            on_progress=report,
-        )
+    return open_model(
+        path, options, n_slots=evaluate_slots(path, context=options["context"], backend=options["backend"])
+    )
 
 
 def _versions() -> dict[str, str]:

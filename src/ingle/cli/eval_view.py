@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ingle.evaluate.result import EvalResult, ModelInfo, TaskResult
     from ingle.evaluate.table import Table
 
-__all__ = ["EvalView", "model_line", "print_comparison", "print_scores", "print_table", "say"]
+__all__ = ["EvalView", "model_line", "print_comparison", "print_scores", "print_table"]
 
 
 class EvalView:
@@ -66,13 +66,14 @@ class EvalView:
             number = f"[{self._n_done}/{self._n_tasks}]"
             self._say(f"{number} {result.task}: {score}, {metric.n:,} items, {result.seconds:,.1f} s")
 
+    def failed(self, task: str, error: Exception) -> None:
+        """One task could not be measured; where others follow, why is said now too, and not only when all is over."""
+        self._n_done += 1
+        if self._n_tasks > 1:
+            self._say(f"[{self._n_done}/{self._n_tasks}] {task} could not be measured. {error}")
+
     def _say(self, text: str) -> None:
         self._notes.print(clean(text), markup=False)
-
-
-def say(text: str) -> None:
-    """A note on stderr."""
-    notes().print(clean(text), markup=False)
 
 
 def print_scores(result: EvalResult) -> None:

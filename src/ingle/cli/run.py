@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ingle.cli.engine import engine_options, open_model
 from ingle.errors import UsageError
 
 if TYPE_CHECKING:
@@ -77,20 +78,7 @@ __all__ = ["command", "model_and_prompt"]
     help="With --tools, text arguments are words of PROMPT: nothing is made up, and nothing worked out.",
 )
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
-@click.option(
-    "-c",
-    "--context",
-    type=click.IntRange(1),
-    help="Tokens that prompt and answer have together. [default: the model's, at most 4096]",
-)
-@click.option("--threads", type=click.IntRange(1), help="[default: as many as compute best here]")
-@click.option(
-    "--backend",
-    type=click.Choice(["native", "reference"]),
-    default="native",
-    show_default=True,
-    help="What computes; the reference is slow and plain.",
-)
+@engine_options
 @click.option(
     "--history",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -183,22 +171,6 @@ def _exists(path: str) -> bool:
         return Path(path).exists()
     except (OSError, ValueError):  # a long prompt is no possible file name
         return False
-
-
-def open_model(path: str | None, options: dict[str, Any]) -> Model:
-    """Load a model, with a bar where that takes long. One slot: a person reads one answer at a time."""
-    from ingle.cli.console import loading_bar
-    from ingle.engine.model import load
-
-    with loading_bar("Loading") as report:
-        return load(
-            path,
-            context=options["context"],
-            threads=options["threads"],
-            backend=options["backend"],
-            n_slots=1,
-            on_progress=report,
-        )
 
 
 def _answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any], tools: list[Tool]) -> None:

@@ -17,7 +17,7 @@ from ingle.engine.runner import Runner
 from ingle.engine.sampling import Sampler, SamplingParams
 from ingle.engine.slots import Slot, Slots
 from ingle.engine.token import FinishReason, Stats, Token
-from ingle.errors import ContextError, UsageError
+from ingle.errors import ContextError, GrammarError, UsageError
 from ingle.models.spec import Spec
 from ingle.text import StopScanner, TextStream, Tokenizer
 
@@ -170,6 +170,7 @@ def _generate(
 ) -> Generator[Token, None, None]:
     said = _Said()
     last = None
+    problem = ""
     try:
         with slots.lend(request.prompt, "exact" if request.exact else "all") as slot:
             for token in _decode(runner, slot, slots.chunk, tokenizer, request, sampler, matcher, meter):
@@ -181,10 +182,13 @@ def _generate(
                     last = token
                     break  # the last token is given when the slot is free again: nobody has to ask for more
                 yield token
+    except GrammarError as error:
+        problem = str(error)
+        raise
     finally:
         meter.ended = True
         if request.on_end is not None:
-            request.on_end(Answer("".join(said.text), tuple(said.token_ids), said.finish_reason))
+            request.on_end(Answer("".join(said.text), tuple(said.token_ids), said.finish_reason, problem))
     if last is not None:
         yield last
 

@@ -22,7 +22,6 @@ from ingle.evaluate.result import EvalResult, Metric, TaskResult
 from ingle.evaluate.statistics import (
     Interval,
     bootstrap_interval,
-    clustered,
     detectable,
     holm,
     matched_interval,
@@ -104,7 +103,7 @@ def compare(a: EvalResult, b: EvalResult, *, all_metrics: bool = False, seed: in
             continue
         try:
             pair = _Pairing(task, other)
-            found += pair.metrics() if all_metrics else pair.metrics()[:1]
+            found += pair.metrics(None if all_metrics else 1)
             notes += [*pair.notes, *_details_notes(task, other)]
         except UsageError as error:
             problems.append(str(error))
@@ -125,7 +124,7 @@ def compare(a: EvalResult, b: EvalResult, *, all_metrics: bool = False, seed: in
 
 @dataclass(frozen=True, slots=True)
 class _Paired:
-    """A metric's values in A and in B, both [n], item by item; weights [n]; cluster of each item, where they matter."""
+    """A metric's values in A and in B, both [n], item by item; weights [n], where they matter."""
 
     task: str
     metric: Metric
@@ -133,7 +132,6 @@ class _Paired:
     a: NDArray[np.float64]
     b: NDArray[np.float64]
     weights: NDArray[np.float64] | None
-    clusters: list[str] | None
 
     def mean(self, values: NDArray[np.float64]) -> float:
         return float(np.average(values, weights=self.weights))
@@ -162,10 +160,12 @@ class _Pairing:
                 f"{len(b.item_ids):,} in B."
             )
 
-    def metrics(self) -> list[_Paired]:
-        """Every metric that is the mean of its items' values, in both."""
-        found = []
+    def metrics(self, most: int | None) -> list[_Paired]:
+        """The first `most` metrics, or all, that are the mean of their items' values in both."""
+        found: list[_Paired] = []
         for metric in self.a.metrics:
+            if len(found) == most:
+                break
             other = self.b.metric(metric.name)
             if other is not None and metric.values and other.values:
                 pair = self._pair(metric, other)
@@ -195,15 +195,9 @@ class _Pairing:
         uneven = int((np.isfinite(x) != np.isfinite(y)).sum())
         if uneven:
             self.notes.append(f"{self.a.task}: {metric.name} leaves out {uneven:,} items where only one model has it.")
-        clusters = self.a.details.get("clusters")
-        chosen = None
-        if isinstance(clusters, list) and len(clusters) == len(self.a.item_ids):
-            chosen = [str(clusters[at]) for at in self.at_a[known]]
-            if len(set(chosen)) == len(chosen):
-                chosen = None
         picked = None if weights is None else weights[self.at_a][known]
         is_share = metric.is_share or other.is_share
-        return _Paired(self.a.task, metric, is_share, x[known], y[known], picked, chosen)
+        return _Paired(self.a.task, metric, is_share, x[known], y[known], picked)
 
 
 def _keys(item_ids: tuple[str, ...]) -> list[tuple[str, int]]:
@@ -222,17 +216,16 @@ def _weights(task: TaskResult, name: str) -> NDArray[np.float64] | None:
     values = columns.get(name) if isinstance(columns, Mapping) else None
     if not isinstance(values, list) or len(values) != n:
         return None
-    if not all(type(value) in (int, float) and 0 <= value < 1e300 for value in values):
+    if not all(type(value) in (int, float) and 0 < value < 1e300 for value in values):
         return None
-    found = np.array(values, np.float64)
-    return found if found.sum() > 0 else None
+    return np.array(values, np.float64)
 
 
 def _is_mean(task: TaskResult, metric: Metric) -> bool:
     """Whether a metric's value follows from its items' values as their (weighted) mean; perplexity's does not."""
     values, weights = np.array(metric.values), _weights(task, metric.name)
     known = np.isfinite(values)
-    if not known.any() or (weights is not None and not weights[known].sum()):
+    if not known.any():
         return False
     mean = np.average(values[known], weights=None if weights is None else weights[known])
     return bool(abs(mean - metric.value) <= 1e-6 * max(1.0, abs(mean)))
@@ -241,18 +234,15 @@ def _is_mean(task: TaskResult, metric: Metric) -> bool:
 def _test(pair: _Paired, seed: int) -> tuple[Interval, float, float, str]:
     """(interval of the difference, p, standard error of the difference, name of the test)."""
     hits = np.isin(pair.a, (0, 1)).all() and np.isin(pair.b, (0, 1)).all()
-    if hits and pair.weights is None and pair.clusters is None:
+    if hits and pair.weights is None:
         only_a, only_b = int((pair.a > pair.b).sum()), int((pair.b > pair.a).sum())
         n = len(pair.a)
         interval = matched_interval(only_a, only_b, n)
         return interval, mcnemar(only_a, only_b), matched_stderr(only_a, only_b, n), "McNemar, exact"
     weights = np.ones_like(pair.a) if pair.weights is None else pair.weights
     sums, totals = weights * (pair.b - pair.a), weights
-    test = "sign flips of items"
-    if pair.clusters is not None:
-        (sums, _), (totals, _) = clustered(sums, pair.clusters), clustered(totals, pair.clusters)
-        test = "sign flips of documents"
-    return bootstrap_interval(sums, totals, seed=seed), sign_flip(sums, seed), ratio_stderr(sums, totals), test
+    interval = bootstrap_interval(sums, totals, seed=seed)
+    return interval, sign_flip(sums, seed), ratio_stderr(sums, totals), "sign flips of items"
 
 
 def _comparison(pair: _Paired, test: tuple[Interval, float, float, str], p_holm: float, n_compared: int) -> Comparison:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from ingle.evaluate.compare import Comparison, Report
 from ingle.evaluate.result import EvalResult, Metric, TaskResult
@@ -18,8 +19,23 @@ _FEW = 3  # tasks, of which every metric is drawn; of more, the first of each
 _BAR, _CHANCE, _INK = "#1f4e79", "#c2571a", "#333333"
 _COLOURS = {"A is better": "#c2571a", "B is better": "#1f4e79", "no difference shown": "#8a8a8a"}
 _ROW = 0.34  # inches
+Arguments = ParamSpec("Arguments")
 
 
+def _without_formulas(draw: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """A "$" in a name from outside is one, and begins no formula: matplotlib decides that where a text is made."""
+
+    @wraps(draw)
+    def drawing(*args: Arguments.args, **options: Arguments.kwargs) -> None:
+        from matplotlib import rc_context
+
+        with rc_context({"text.parse_math": False}):
+            draw(*args, **options)
+
+    return drawing
+
+
+@_without_formulas
 def draw_scores(result: EvalResult, path: Path) -> None:
     """Draw the PNG `path`, replaced when the new one is whole: a bar a task, its 95% interval, and guessing's score.
 
@@ -41,14 +57,16 @@ def draw_scores(result: EvalResult, path: Path) -> None:
     _save(figure, path)
 
 
+@_without_formulas
 def draw_comparison(report: Report, path: Path) -> None:
     """Draw the PNG `path`, replaced when the new one is whole: the difference B - A of each task with its interval.
 
     Raises OSError.
     """
-    shares = [row for row in report.comparisons if row.is_share]
-    others = [row for row in report.comparisons if not row.is_share]
-    groups = ([shares] if shares else []) + [[one] for one in others]
+    higher = [row for row in report.comparisons if row.is_share and row.higher_is_better]
+    lower = [row for row in report.comparisons if row.is_share and not row.higher_is_better]
+    groups = [group for group in (higher, lower) if group]
+    groups += [[row] for row in report.comparisons if not row.is_share]
     a, b = _names(report)
     figure, panels = _panels([len(group) for group in groups], f"B - A   (A = {a}, B = {b})")
     for panel, group in zip(panels, groups, strict=True):

@@ -87,7 +87,6 @@ class TaskResult:
 
     details: whatever else a reader may want, in JSON's types. These names are understood:
         "chance": the first metric's score by guessing.
-        "clusters": for each item, in order, the document that it belongs to, where items of one are not independent.
         "weights": {metric: [a weight for each item]}, where the value is the weighted mean of the items' values.
         "settings": {name: value} of what this task was measured with and others were not.
         "asked": what `ingle eval` was asked for when it made this: {"task": name, "settings": {name: value}}.

@@ -1,14 +1,13 @@
 """How sure a figure is: standard errors, intervals, paired tests, and what a test could have shown.
 
 Everything is a function of arrays, in NumPy alone, and random only through a seed. Two estimates cover all metrics: the
-mean of n items, and the ratio of two sums over n independent units (bits over bytes of each document; hits over items
-of each article), which is what a mean becomes where items of one article stand or fall together.
+mean of n items, and the ratio of two sums over n independent units, such as the bits over the bytes of each document.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -19,7 +18,6 @@ __all__ = [
     "Interval",
     "binomial_stderr",
     "bootstrap_interval",
-    "clustered",
     "detectable",
     "holm",
     "matched_interval",
@@ -37,6 +35,7 @@ RESAMPLES = 10_000
 _EXACT = 13  # so many differences have 2^13 sign patterns, fewer than RESAMPLES: all are tried
 _BLOCK = 1 << 22  # random numbers held at a time
 _NORMAL = NormalDist()
+_Z = _NORMAL.inv_cdf((1 + LEVEL) / 2)
 
 Floats = NDArray[np.float64]
 
@@ -49,15 +48,9 @@ class Interval:
     high: float
 
 
-def mean_stderr(values: ArrayLike, clusters: Sequence[Hashable] | None = None) -> float:
-    """The standard error of the mean of `values` [n]; NaN for fewer than two.
-
-    clusters [n]: items of the same cluster (document, article) are not independent of each other; the clusters are.
-    (Liang and Zeger 1986; Miller, "Adding error bars to evals", 2024.)
-    """
+def mean_stderr(values: ArrayLike) -> float:
+    """The standard error of the mean of `values` [n], which are independent; NaN for fewer than two."""
     x = np.asarray(values, np.float64)
-    if clusters is not None:
-        return ratio_stderr(*clustered(x, clusters))
     return float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else math.nan
 
 
@@ -79,26 +72,17 @@ def ratio_stderr(numerators: ArrayLike, denominators: ArrayLike) -> float:
     return float(math.sqrt(n / (n - 1) * (residuals @ residuals)) / b.sum())
 
 
-def clustered(values: ArrayLike, clusters: Sequence[Hashable]) -> tuple[Floats, Floats]:
-    """(sums, counts) of `values` [n] in each cluster, both [number of clusters], in the order of their first items."""
-    number: dict[Hashable, int] = {}
-    at = np.array([number.setdefault(cluster, len(number)) for cluster in clusters], np.intp)
-    counts = np.bincount(at, minlength=len(number)).astype(np.float64)
-    sums: Floats = np.bincount(at, np.asarray(values, np.float64), len(number)).astype(np.float64)
-    return sums, counts
-
-
-def normal_interval(value: float, stderr: float, level: float = LEVEL) -> Interval:
-    """value -+ z stderr."""
-    reach = _NORMAL.inv_cdf((1 + level) / 2) * stderr
+def normal_interval(value: float, stderr: float) -> Interval:
+    """value -+ 1.96 stderr."""
+    reach = _Z * stderr
     return Interval(value - reach, value + reach)
 
 
-def wilson_interval(hits: float, n: int, level: float = LEVEL) -> Interval:
+def wilson_interval(hits: float, n: int) -> Interval:
     """The interval of a share of n items. Sound also where none or all are hits. (Wilson 1927.)"""
     if n == 0:
         return Interval(0.0, 1.0)
-    z2 = _NORMAL.inv_cdf((1 + level) / 2) ** 2
+    z2 = _Z**2
     share = hits / n
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     reach = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
@@ -121,14 +105,14 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * float(np.exp(logs).sum()))
 
 
-def matched_interval(only_a: int, only_b: int, n: int, level: float = LEVEL) -> Interval:
+def matched_interval(only_a: int, only_b: int, n: int) -> Interval:
     """The interval of (share B got right) - (share A got right) on the same n items.
 
     Agresti and Min (2005): Wald's, with half an item more in each of the four cells, so that no difference at all in
     twenty items does not look like certainty.
     """
     difference = (only_b - only_a) / (n + 2)
-    reach = _NORMAL.inv_cdf((1 + level) / 2) * matched_stderr(only_a, only_b, n)
+    reach = _Z * matched_stderr(only_a, only_b, n)
     return Interval(max(-1.0, difference - reach), min(1.0, difference + reach))
 
 
@@ -161,20 +145,15 @@ def sign_flip(differences: ArrayLike, seed: int = 0, resamples: int = RESAMPLES)
 
 
 def bootstrap_interval(
-    numerators: ArrayLike,
-    denominators: ArrayLike | None = None,
-    *,
-    level: float = LEVEL,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
+    numerators: ArrayLike, denominators: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
-    """The BCa bootstrap interval of sum(numerators) / sum(denominators), both [n]; without denominators, of the mean.
+    """The BCa bootstrap interval of sum(numerators) / sum(denominators), both [n], denominators above 0.
 
     The n units are drawn with replacement, numerator and denominator together; paired differences as numerators make
     it a paired bootstrap. (Efron 1987: bias-corrected and accelerated.) NaN for fewer than two units.
     """
     a = np.asarray(numerators, np.float64)
-    b = np.ones_like(a) if denominators is None else np.asarray(denominators, np.float64)
+    b = np.asarray(denominators, np.float64)
     n = len(a)
     if n < 2:
         return Interval(math.nan, math.nan)
@@ -183,7 +162,7 @@ def bootstrap_interval(
     drawn = []
     for count in _blocks(resamples, n):
         at = rng.integers(0, n, (count, n))
-        drawn.append(a[at].sum(axis=1) / (n if denominators is None else b[at].sum(axis=1)))
+        drawn.append(a[at].sum(axis=1) / b[at].sum(axis=1))
     estimates = np.sort(np.concatenate(drawn))
     if estimates[-1] - estimates[0] <= 1e-12 * abs(value):
         return Interval(float(value), float(value))
@@ -193,7 +172,7 @@ def bootstrap_interval(
     below = np.searchsorted(estimates, value, "left") + np.searchsorted(estimates, value, "right")
     bias = _NORMAL.inv_cdf(min(max(below / (2 * resamples), 0.5 / resamples), 1 - 0.5 / resamples))
     ends = []
-    for share in ((1 - level) / 2, (1 + level) / 2):
+    for share in ((1 - LEVEL) / 2, (1 + LEVEL) / 2):
         z = bias + _NORMAL.inv_cdf(share)
         ends.append(_NORMAL.cdf(bias + z / max(1 - acceleration * z, 1e-6)))
     low, high = np.quantile(estimates, ends)
@@ -210,12 +189,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def detectable(stderr: float, alpha: float = 1 - LEVEL, power: float = 0.8) -> float:
-    """The smallest true difference that a two-sided test at `alpha` shows with probability `power`.
+def detectable(stderr: float, alpha: float = 1 - LEVEL) -> float:
+    """The smallest true difference that a two-sided test at `alpha` shows in 4 of 5 such samples.
 
     stderr: of the difference.
     """
-    return (_NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(power)) * stderr
+    return (_NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(0.8)) * stderr
 
 
 def _blocks(resamples: int, n: int) -> Iterator[int]:

@@ -17,7 +17,6 @@ __all__ = [
     "difference_text",
     "error_text",
     "interval_of",
-    "markdown",
     "score_table",
     "value_text",
 ]
@@ -77,13 +76,6 @@ def comparison_table(report: Report) -> Table:
         )
     titles = ("task", "metric", "items", "A", "B", "B - A", "95% interval", "p (Holm)", "could show", "verdict")
     return Table(titles, tuple(rows), frozenset((0, 1, 9)))
-
-
-def markdown(table: Table) -> str:
-    """The table as Markdown, ending with a newline."""
-    marks = ["---" if column in table.left else "---:" for column in range(len(table.titles))]
-    lines = [table.titles, tuple(marks), *table.rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
 def interval_of(task: TaskResult, metric: Metric) -> Interval | None:

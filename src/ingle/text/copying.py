@@ -47,8 +47,8 @@ def runs_of_words(text: str) -> list[str]:
 def copying(tools: Sequence[Tool], text: str) -> list[Tool]:
     """The tools for one request: each argument that is any text has to be words of `text`.
 
-    Arguments with a list of values, a pattern, a format or a default stay as they are, and so do texts within objects
-    and lists.
+    Arguments whose schema says more of the text (values, a pattern, a length, a default) or allows other types too stay
+    as they are, and so do texts within objects and lists.
     """
     runs = runs_of_words(text)
     if not runs:
@@ -66,5 +66,7 @@ def _copying(tool: Tool, runs: list[str]) -> Tool:
         else schema
         for name, schema in properties.items()
     }
+    if limited == properties:
+        return tool
     definitions = {**(tool.parameters.get("$defs") or {}), "words-of-the-request": {"enum": runs}}
     return replace(tool, parameters={**tool.parameters, "properties": limited, "$defs": definitions})

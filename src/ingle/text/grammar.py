@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,6 +59,7 @@ class Grammar:
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any]) -> Grammar:
         """The JSON values of a schema ({} is any). Raises GrammarError for what cannot be a grammar."""
+        _check_count(_n_properties(schema, "The schema"), "The schema's objects")
         return _checked(f"start: {_json_rule(schema, 'The schema')}", "The schema")
 
     @classmethod
@@ -80,10 +81,11 @@ class Grammar:
     ) -> Grammar:
         """Answers of a model that has these tools.
 
-        "auto": a text without call markup, or a call. "required": a call. "none": a text. A call is
-        <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call> with a tool's name and arguments by its schema;
-        `many` allows several, a line break between them. Other arguments than a schema has are not allowed, unless it
-        says so itself; what of it cannot be enforced is left to the model, and told in `warnings`.
+        "auto": a text without call markup, and then perhaps a call, with which the answer ends. "required": a call.
+        "none": a text. A call is <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call> with a tool's name and
+        arguments by its schema; `many` allows several, a line break between them. Other arguments than a schema has are
+        not allowed, unless it says so itself; what of it cannot be enforced is left to the model, and told in
+        `warnings`.
         Raises GrammarError for a schema that cannot be a grammar, and for "required" without tools.
         """
         if mode not in ("auto", "required", "none"):
@@ -92,33 +94,37 @@ class Grammar:
             raise GrammarError("A call is required, but there are no tools; give at least one.")
         if mode == "none" or not tools:
             return _checked(f"start: TEXT\nTEXT: {_TEXT}\n", "The grammar")
-        rules = [_call_rule(number, tool) for number, tool in enumerate(tools)]
-        start = "calls" if mode == "required" else "TEXT | calls"
-        calls = 'first ("\\n" more)*' if many else "first"
+        sizes = [_n_properties(tool.parameters, f"The tool {tool.name}") for tool in tools]
+        _check_count(sum(sizes), "All tools together")
+        schemas = [_closed(tool.parameters) for tool in tools]
         one_of = "(" + " | ".join(f"tool_{number}" for number in range(len(tools))) + ")"
-        begin = json.dumps(f'{CALL_BEGIN}\n{{"name": ')
         lines = [
-            f"start: {start}",
-            *([f"TEXT: {_TEXT}"] if mode == "auto" else []),
-            f"calls: {calls}",
-            f"first: SPACE_BEGIN {one_of} END",
+            "start: calls" if mode == "required" else f"start: TEXT | calls\nTEXT: {_TEXT}",
+            'calls: first ("\\n" more)*' if many else "calls: first",
+            f"first: FIRST {one_of} END",
             *([f"more: BEGIN {one_of} END"] if many else []),
-            *rules,
-            f"BEGIN: {begin}" if many else "",
-            f"END: {json.dumps(f'}}{chr(10)}{CALL_END}')}",
+            *(
+                _call_rule(number, tool, schema)
+                for number, (tool, schema) in enumerate(zip(tools, schemas, strict=True))
+            ),
+            "BEGIN: " + json.dumps(f'{CALL_BEGIN}\n{{"name": '),
+            "END: " + json.dumps(f"}}\n{CALL_END}"),
         ]
-        source = "\n".join([*lines, f"SPACE_BEGIN: {begin}", ""])
-        # The space is a part of the call's first lexeme: alone, it would be the beginning of a text.
-        spaced = "\n".join([*lines, f'SPACE_BEGIN: " "? {begin}', ""])
-        _check_count(
-            sum(_n_properties(tool.parameters, f"The tool {tool.name}") for tool in tools), "All tools together"
-        )
+        # What comes before a call is a part of its first lexeme: alone, it would be the beginning of a text.
+        before = f"({_TEXT})" if mode == "auto" else ""
+        source, spaced = ("\n".join([*lines, f"FIRST: {text} BEGIN", ""]) for text in (before, before or '" "?'))
         try:
-            return _checked(source, "The grammar of the tools", spaced)
+            grammar = _checked(source, "The grammar of the tools", spaced)
         except GrammarError:
-            for tool in tools:
-                _checked(f"start: {_call_rule(0, tool).partition(': ')[2]}", f"The tool {tool.name}")
+            for tool, schema in zip(tools, schemas, strict=True):
+                _checked(f"start: {_call_rule(0, tool, schema).partition(': ')[2]}", f"The tool {tool.name}")
             raise
+        still_open = (
+            f"the tool {tool.name} can be given arguments that its schema does not name, for it joins schemas"
+            for tool, schema in zip(tools, schemas, strict=True)
+            if _is_open(schema)
+        )
+        return replace(grammar, warnings=(*grammar.warnings, *still_open))
 
     def matcher(self, tokenizer: Tokenizer, *, continuation: bool = False) -> Matcher:
         """Follows one answer. continuation: its first space belongs to it, also where the tokenizer puts one there.
@@ -236,18 +242,15 @@ def _check_size(text: str, what: str) -> None:
         raise GrammarError(f"{what} has characters that no text can hold (NUL, or half of a pair); take them out.")
 
 
-def _call_rule(number: int, tool: Tool) -> str:
+def _call_rule(number: int, tool: Tool, schema: Mapping[str, Any]) -> str:
     """The rule of one tool: its name, and arguments by its schema."""
-    where = f"The tool {tool.name}"
     name = json.dumps(json.dumps(tool.name, ensure_ascii=False) + ', "arguments": ')
-    schema = tool.parameters if _has_all_of(tool.parameters) else _closed(tool.parameters)
-    return f"tool_{number}: {name} {_json_rule(schema, where, lenient=True)}"
+    return f"tool_{number}: {name} {_json_rule(schema, f'The tool {tool.name}', lenient=True)}"
 
 
 def _json_rule(schema: Mapping[str, Any], what: str, *, lenient: bool = False) -> str:
     if not isinstance(schema, Mapping):
         raise GrammarError(f"{what} is {type(schema).__name__}; expected an object, a JSON Schema.")
-    _check_count(_n_properties(schema, what), f"{what}'s objects")
     try:
         return "%json " + json.dumps({**schema, "x-guidance": {**_AS_DUMPS, "lenient": lenient}}, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
@@ -276,30 +279,50 @@ def _check_count(n_properties: int, what: str) -> None:
         raise GrammarError(f"{what} have {n_properties} properties; expected at most {MAX_PROPERTIES_IN_ALL}.")
 
 
-def _closed(schema: Any) -> Any:
-    """The schema with no further properties allowed in objects that name some, unless they say so themselves."""
-    if isinstance(schema, list):
-        return [_closed(item) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    closed = {
-        key: {name: _closed(item) for name, item in value.items()}
-        if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping)
-        else _closed(value)
-        if key in ("items", "prefixItems", "anyOf", "oneOf", "additionalProperties")
-        else value
-        for key, value in schema.items()
-    }
-    if "properties" in closed and not {"patternProperties", "anyOf", "oneOf", "$ref"} & closed.keys():
-        closed.setdefault("additionalProperties", False)
-    return closed
+def _closed(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema with no further properties allowed in objects that name some, unless they say so themselves.
+
+    Not where schemas are joined that each name some: closing one would shut the others' properties out.
+    """
+    if _has(parameters, "allOf"):
+        return parameters
+
+    def close(schema: Any) -> Any:
+        if isinstance(schema, list):
+            return [close(item) for item in schema]
+        if not isinstance(schema, Mapping):
+            return schema
+        closed = {
+            key: {name: close(item) for name, item in value.items()}
+            if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping)
+            else close(value)
+            if key in ("items", "prefixItems", "anyOf", "oneOf", "additionalProperties")
+            else value
+            for key, value in schema.items()
+        }
+        choices = [closed.get("anyOf"), closed.get("oneOf")]
+        joins = "$ref" in closed or "patternProperties" in closed or _has(choices, "properties", "$ref")
+        if "properties" in closed and not joins:
+            closed.setdefault("additionalProperties", False)
+        return closed
+
+    found: Mapping[str, Any] = close(parameters)
+    return found
 
 
-def _has_all_of(schema: object) -> bool:
-    """Whether schemas are joined somewhere: closing one of them would shut the others' properties out."""
+def _is_open(schema: object) -> bool:
+    """Whether an object that names properties takes others because it joins schemas, and not by its own word."""
     if isinstance(schema, Mapping):
-        return "allOf" in schema or any(map(_has_all_of, schema.values()))
-    return isinstance(schema, list | tuple) and any(map(_has_all_of, schema))
+        here = "properties" in schema and not {"additionalProperties", "patternProperties"} & schema.keys()
+        return here or any(map(_is_open, schema.values()))
+    return isinstance(schema, list | tuple) and any(map(_is_open, schema))
+
+
+def _has(schema: object, *keys: str) -> bool:
+    """Whether one of the keys stands anywhere in it."""
+    if isinstance(schema, Mapping):
+        return any(key in schema for key in keys) or any(_has(value, *keys) for value in schema.values())
+    return isinstance(schema, list | tuple) and any(_has(value, *keys) for value in schema)
 
 
 def _reason(message: str) -> str:

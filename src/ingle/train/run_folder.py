@@ -49,7 +49,7 @@ class RunFolder:
             names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
         except OSError as error:
             raise TrainingError(f"The run's folder {self.path} cannot be used: {error.strerror}.") from None
-        if not names <= ours or any(record.get("event") == "step" for record in read_log(self.log)):
+        if not names <= ours or any(record["event"] == "step" for record in read_log(self.log)):
             raise TrainingError(
                 f"{self.path} exists; --resume goes on with the run in it, or give another folder with --out."
             )
@@ -160,7 +160,7 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; lines that are not whole are left out."""
+    """The records of a log, each with its "event"; lines that are not whole are left out."""
     records = []
     try:
         with open(path, "rb") as file:
@@ -169,7 +169,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
                     record = json.loads(line)
                 except ValueError:
                     continue
-                if isinstance(record, dict) and type(record.get("step", 0)) is int:
+                if not isinstance(record, dict) or not isinstance(record.get("event"), str):
+                    continue
+                if type(record.get("step", 0)) is int:
                     records.append(record)
     except FileNotFoundError:
         pass

@@ -67,6 +67,7 @@ class Index:
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.items = [item for item in items if item.expected]
+        self._row = {id(item): row for row, item in enumerate(self.items)}
         n = len(self.items)
         groups: dict[frozenset[str], int] = {}
         names = [frozenset(call.name for call in item.expected) for item in self.items]
@@ -93,7 +94,7 @@ class Index:
         at_hand = {tool.name for tool in item.tools}
         allowed = np.array([group <= at_hand for group in self._groups])[self._group]
         if without is not None:
-            allowed &= np.array([other is not without for other in self.items])
+            allowed[self._row.get(id(without), [])] = False
         if not allowed.any():
             return None, 0.0
         similarity: NDArray[np.float64] = np.zeros(len(self.items))
@@ -156,13 +157,13 @@ _Answering = Callable[[Item], str]
 def _nearest(train: Sequence[Item], *, lexical: bool) -> _Answering:
     index = Index(train)
     threshold = _threshold(index, train)
-    lexicon = Lexicon(train)
+    lexicon = Lexicon(train) if lexical else None
 
     def answer(item: Item) -> str:
         neighbour, similarity = index.nearest(item)
         if neighbour is None or similarity <= 0 or similarity < threshold:
             return ""
-        if not lexical:
+        if lexicon is None:
             return write_calls(right_calls(neighbour))
         return write_calls([lexicon.fill(call.name, item) for call in neighbour.expected])
 

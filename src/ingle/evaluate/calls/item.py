@@ -20,6 +20,7 @@ from typing import Any
 
 from ingle.errors import DataError, UsageError
 from ingle.files import json_objects, write_whole
+from ingle.text.chat import ROLES
 from ingle.text.tools import Tool, read_tools
 
 __all__ = ["Expected", "Item", "read_items", "write_items"]
@@ -80,7 +81,7 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
 def _item(record: Mapping[str, Any], where: str) -> Item:
     messages, expected = record.get("messages"), record.get("expected", [])
     if not isinstance(messages, list) or not messages or not all(_is_message(message) for message in messages):
-        raise DataError(f"{where} has no messages; expected a list of objects with role and content.")
+        raise DataError(f"{where} has no messages; expected objects with content and a role: {', '.join(ROLES)}.")
     if not isinstance(expected, list):
         raise DataError(f"{where} has expected calls that are {type(expected).__name__}; expected a list.")
     try:
@@ -96,7 +97,7 @@ def _item(record: Mapping[str, Any], where: str) -> Item:
 
 
 def _is_message(value: object) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
+    return isinstance(value, dict) and value.get("role") in ROLES and isinstance(value.get("content"), str)
 
 
 def _expected(value: object, where: str) -> Expected:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Literal, TypeAlias, get_args
 
 from ingle.engine.model import Model
-from ingle.errors import GrammarError, UsageError
+from ingle.errors import GrammarError, TemplateError, UsageError
 from ingle.evaluate.batch import generate
 from ingle.evaluate.calls.item import Item
 from ingle.evaluate.calls.score import ItemScore, metrics, score
@@ -30,13 +30,14 @@ _MAX_TEXT = 500  # characters of an answer, request or reason that are shown
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """An item, what was answered, and whether the answer was cut at `MAX_TOKENS`.
+    """An item, what was answered, what that is worth, and whether the answer was cut at `MAX_TOKENS`.
 
-    answer: None where there is none, because the prompt did not fit, or because of a `problem` with the grammar.
+    answer: None where there is none, because the prompt did not fit. problem: why the grammar broke it off, if it did.
     """
 
     item: Item
     answer: str | None
+    score: ItemScore
     is_cut: bool = False
     problem: str = ""
 
@@ -58,9 +59,9 @@ def run_calls(
     limit: so many items of each source, from its first. on_progress(task, done, total): told as answers are made; what
     it raises ends the run.
 
-    An item whose prompt the context does not hold counts as wrong in every figure, and so does one whose answer broke
-    off because its grammar could not be followed to the end. A model whose chat template has no
-    place for tools is told of them in the system message; a note says so.
+    An item whose prompt the context does not hold has called nothing and is wrong, and so is one whose answer broke off
+    because its grammar could not be followed to the end. A model whose chat template has no place for tools is told of
+    them in the system message; a note says so.
     Raises UsageError for arguments that cannot be, TemplateError for messages that the chat template refuses.
     """
     if grammar not in get_args(GrammarChoice):
@@ -99,11 +100,15 @@ def run_calls(
 
 def result_of(task: str, items: Sequence[Item], answers: Sequence[str]) -> TaskResult:
     """The result of answers made elsewhere, such as those of a baseline."""
-    return _result(task, [_Answered(*row) for row in zip(items, answers, strict=True)], None, 0.0, [])
+    answered = [_Answered(item, answer, score(item, answer)) for item, answer in zip(items, answers, strict=True)]
+    return _result(task, answered, None, 0.0, [])
 
 
 def _prompt(model: Model, item: Item) -> list[int]:
-    return model.template.encode_chat(item.messages, tools=[tool.as_openai() for tool in item.tools])
+    try:
+        return model.template.encode_chat(item.messages, tools=[tool.as_openai() for tool in item.tools])
+    except (TemplateError, UsageError) as error:
+        raise type(error)(f"The item {item.id!r} of {item.source} cannot be asked. {error}") from None
 
 
 def _request(item: Item) -> str:
@@ -153,7 +158,7 @@ def _answers(
         if on_progress is not None:
             on_progress(task, n_unfit + done, len(items))
 
-    answered = [_Answered(item, None) for item in items]
+    answered = [_Answered(item, None, score(item, None)) for item in items]
     made = generate(
         model,
         [prompts[i] for i in fit],
@@ -164,8 +169,10 @@ def _answers(
         on_progress=progress,
     )
     for i, answer in zip(fit, made, strict=True):
-        text = None if answer.problem else answer.text
-        answered[i] = _Answered(items[i], text, answer.finish_reason == "length", answer.problem)
+        worth = score(items[i], answer.text)
+        if answer.problem:
+            worth = replace(worth, intent=False, structure=False, reason=answer.problem)
+        answered[i] = _Answered(items[i], answer.text, worth, answer.finish_reason == "length", answer.problem)
     return answered
 
 
@@ -173,8 +180,8 @@ def _result(
     task: str, answered: Sequence[_Answered], limits: str | None, seconds: float, notes: Sequence[str]
 ) -> TaskResult:
     """limits: the grammar's; None where no model was asked."""
-    scores = [score(each.item, each.answer) for each in answered]
-    n_unfit = sum(each.answer is None and not each.problem for each in answered)
+    scores = [each.score for each in answered]
+    n_unfit = sum(each.answer is None for each in answered)
     n_cut = sum(each.is_cut for each in answered)
     problems = [each.problem for each in answered if each.problem]
     told = list(notes)
@@ -201,9 +208,9 @@ def _result(
             name: sum(getattr(s, f"n_{name}") for s in scores if s.expected) for name in ("right", "given", "due")
         },
         "confusion": _confusion(scores),
-        "failures": _failures(answered, scores),
+        "failures": _failures(answered),
     }
-    ids = tuple(item_id(each.item.id, json.dumps(each.item.to_dict(), sort_keys=True)) for each in answered)
+    ids = tuple(_id(each.item) for each in answered)
     return TaskResult(task, metrics(scores), ids, seconds, tuple(told), details)
 
 
@@ -216,15 +223,21 @@ def _confusion(scores: Iterable[ItemScore]) -> list[dict[str, Any]]:
     ]
 
 
-def _failures(answered: Sequence[_Answered], scores: Sequence[ItemScore]) -> list[dict[str, Any]]:
+def _id(item: Item) -> str:
+    """Of what is asked and what is right. An item's own id may be its line in a file."""
+    record = item.to_dict()
+    return item_id(json.dumps([record[name] for name in ("messages", "tools", "expected")], sort_keys=True))
+
+
+def _failures(answered: Sequence[_Answered]) -> list[dict[str, Any]]:
     """The first items that went wrong, and how."""
-    wrong = [(each, s) for each, s in zip(answered, scores, strict=True) if not s.structure]
+    wrong = [each for each in answered if not each.score.structure]
     return [
         {
             "id": each.item.id,
             "request": str(each.item.messages[-1].get("content"))[:_MAX_TEXT],
             "answer": None if each.answer is None else each.answer[:_MAX_TEXT],
-            "reason": s.reason[:_MAX_TEXT],
+            "reason": each.score.reason[:_MAX_TEXT],
         }
-        for each, s in wrong[:_MAX_SHOWN]
+        for each in wrong[:_MAX_SHOWN]
     ]

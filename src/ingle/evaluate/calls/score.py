@@ -128,17 +128,20 @@ def _arguments(
     expected: Sequence[Expected], given: Sequence[ToolCall], tools: dict[str, Tool], normal: Normal
 ) -> tuple[int, int, str]:
     """How many arguments are right, how many were due, and the first difference ("" where all calls are right)."""
-    wrong = [[_difference(right, call, tools, normal) for call in given] for right in expected]
+    found = [[_right(right, call, tools, normal) for call in given] for right in expected]
+    wrong = [
+        [_difference(right, call, names) for call, names in zip(given, row, strict=True)]
+        for right, row in zip(expected, found, strict=True)
+    ]
     pairs = _matching([[not text for text in row] for row in wrong], len(given))
     whole = len(pairs) == len(expected) == len(given)
-    n_right = [[len(_right(right, call, tools, normal)) for call in given] for right in expected]
+    n_right = [[len(names) for names in row] for row in found]
     if not whole:
         pairs = _greedy(n_right, [[call.name == right.name for call in given] for right in expected])
     n_due = sum(not any(map(is_absent, values)) for right in expected for values in right.arguments.values())
     for row, column in pairs.items():
         # What may be left out is due only where it was given right: nobody loses for leaving it out.
-        found = _right(expected[row], given[column], tools, normal)
-        n_due += sum(any(map(is_absent, expected[row].arguments[name])) for name in found)
+        n_due += sum(any(map(is_absent, expected[row].arguments[name])) for name in found[row][column])
     first = "" if whole else next((wrong[row][pairs[row]] for row in sorted(pairs) if wrong[row][pairs[row]]), "")
     return sum(n_right[row][column] for row, column in pairs.items()), n_due, first
 
@@ -157,16 +160,15 @@ def _right(expected: Expected, call: ToolCall, tools: dict[str, Tool], normal: N
     ]
 
 
-def _difference(expected: Expected, call: ToolCall, tools: dict[str, Tool], normal: Normal) -> str:
-    """What is wrong with a call, as a sentence; "" where nothing is."""
+def _difference(expected: Expected, call: ToolCall, right: Sequence[str]) -> str:
+    """What is wrong with a call whose arguments `right` are right, as a sentence; "" where nothing is."""
     if call.name != expected.name:
         return f"Called {call.name}; expected {expected.name}."
-    right = set(_right(expected, call, tools, normal))
     for name, value in call.arguments.items():
         if name not in expected.arguments:
             return f"{call.name} was given {name}; expected none."
         if name not in right:
-            due = " or ".join(repr(right) for right in expected.arguments[name] if not is_absent(right))
+            due = " or ".join(repr(value) for value in expected.arguments[name] if not is_absent(value))
             return f"{call.name} was given {name} = {value!r}; expected {due or 'none'}."
     for name, values in expected.arguments.items():
         if name not in call.arguments and not any(map(is_absent, values)):

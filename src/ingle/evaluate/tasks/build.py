@@ -30,7 +30,6 @@ class BuiltTask:
     task: HarnessTask
     origin: str
     split: str
-    has_train: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ def build(planned: Planned) -> list[BuiltTask]:
         ) from error
     if changes:
         tasks = {planned.task: _renamed(tasks[base], planned.task)}
-    return [BuiltTask(name, it, _origin(it), _split(it), it.has_training_docs()) for name, it in tasks.items()]
+    return [BuiltTask(name, it, _origin(it), _split(it)) for name, it in tasks.items()]
 
 
 def set_shots(built: BuiltTask, shots: int | None, seed: int) -> str | None:
@@ -80,10 +79,11 @@ def set_shots(built: BuiltTask, shots: int | None, seed: int) -> str | None:
         task.set_config("num_fewshot", shots or 0)
     n_shots = task.get_config("num_fewshot")
     if n_shots:
-        there = len(task.sampler.df)
-        if there <= n_shots:
-            raise DataError(f"{built.name} needs more than {n_shots} examples to choose {n_shots}, and has {there}.")
-        where = "the training data" if built.has_train else "the other items of the test itself"
+        own = task.fewshot_cfg.split == task.config.test_split  # then an item is never an example before itself
+        there = len(task.sampler.df) - own
+        if there < n_shots:
+            raise DataError(f"{built.name} needs {n_shots} examples to choose from, and has {there}; ask for fewer.")
+        where = "the other items of the test itself" if own else f"the split {task.fewshot_cfg.split}"
         note = f"{n_shots} examples before each question, from {where}, seed {seed}."
     task.set_fewshot_seed(seed=seed)
     return note
@@ -92,7 +92,7 @@ def set_shots(built: BuiltTask, shots: int | None, seed: int) -> str | None:
 def check_items(built: BuiltTask, limit: int | None) -> Items:
     """Look at each item as the task will. Raises DataError that says which item the task cannot use."""
     task = built.task
-    ids: dict[str, None] = {}
+    ids: list[str] = []
     chances: list[float] = []
     docs = task.eval_docs
     for number in range(len(docs) if limit is None else min(limit, len(docs))):
@@ -109,7 +109,7 @@ def check_items(built: BuiltTask, limit: int | None) -> Items:
                 f"{built.origin}, item {number + 1} is not what the task {built.name} needs "
                 f"({type(error).__name__}: {_short(error)})."
             ) from error
-        ids[name if name not in ids else f"{name}-{number}"] = None
+        ids.append(name)
         if choices and isinstance(gold, (int, str)):
             chances.append(1 / len(choices))
     right_or_wrong = len(chances) == len(ids) and task.get_config("process_results") is None
@@ -150,7 +150,7 @@ def _build_local(source: Source) -> BuiltTask:
     usual = definition.get("test_split") or definition.get("validation_split")
     if source.known is not None and n_items == source.known.n_items and source.known.n_in_split and usual:
         split += "" if usual == source.known.split else f"; the task's own split is {usual}"
-    return BuiltTask(source.task, _renamed(task, source.task), source.name, split, train is not None)
+    return BuiltTask(source.task, _renamed(task, source.task), source.name, split)
 
 
 def _dataset(rows: list[Row], train: list[Row] | None, where: str) -> Callable[..., Any]:

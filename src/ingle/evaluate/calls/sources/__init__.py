@@ -7,39 +7,42 @@ sgd_compact.jsonl.xz (a digest of the dialogues), bfcl/*.json.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib import import_module
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ingle.errors import UsageError
 from ingle.evaluate.calls.item import Item
+from ingle.evaluate.calls.sources import bfcl, held_out
+from ingle.evaluate.calls.sources.catalogue import CLINC_TOOLS
 
-__all__ = ["SOURCES", "available", "load_items"]
+__all__ = ["SOURCES", "SPOKEN", "available", "load_items", "missing"]
 
-#: Where items come from: a file or folder that must be there, and what they are.
-SOURCES = {
-    "snips": ("snips", "SNIPS: seven tools of a voice assistant"),
-    "hwu64": ("hwu64_kfold1_train.json", "HWU64: 8 of 54 tools of a home assistant; talk that calls for none"),
-    "slurp": ("slurp_devel.jsonl", "SLURP: the same tools, other texts"),
-    "clinc150": ("clinc150_data_full.json", "CLINC150: 8 of 46 tools without arguments"),
-    "out_of_scope": ("clinc150_data_full.json", "CLINC150's requests that no tool fits, with tools of SNIPS and HWU64"),
-    "sgd": ("sgd_compact.jsonl.xz", "Schema-Guided Dialogue: first turns, services of known kinds"),
-    "sgd_new": (
-        "sgd_compact.jsonl.xz",
-        "Schema-Guided Dialogue: first turns, kinds of services not in its training part",
-    ),
-    "bfcl_simple": ("bfcl/BFCL_v4_simple_python.json", "BFCL: one function"),
-    "bfcl_multiple": ("bfcl/BFCL_v4_multiple.json", "BFCL: one of several functions"),
-    "bfcl_parallel": ("bfcl/BFCL_v4_parallel.json", "BFCL: several calls"),
-    "bfcl_parallel_multiple": ("bfcl/BFCL_v4_parallel_multiple.json", "BFCL: several calls of several functions"),
-    "bfcl_irrelevance": ("bfcl/BFCL_v4_irrelevance.json", "BFCL: no function fits"),
+_SNIPS, _HWU64, _CLINC, _SGD = "snips", "hwu64_kfold1_train.json", "clinc150_data_full.json", "sgd_compact.jsonl.xz"
+_SCHEMAS = tuple(f"sgd_schema_{part}.json" for part in ("train", "dev", "test"))
+
+#: Where items come from: the files or folders that must be there, and what they are.
+SOURCES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "snips": ((_SNIPS,), "SNIPS: seven tools of a voice assistant"),
+    "hwu64": ((_HWU64,), "HWU64: 8 of 54 tools of a home assistant; talk that calls for none"),
+    "slurp": (("slurp_devel.jsonl", _HWU64), "SLURP: the same tools, other texts"),
+    "clinc150": ((_CLINC,), f"CLINC150: 8 of {len(CLINC_TOOLS)} tools without arguments"),
+    "out_of_scope": ((_CLINC, _SNIPS, _HWU64), "CLINC150's requests that no tool fits, with tools of SNIPS and HWU64"),
+    "sgd": ((_SGD, *_SCHEMAS), "Schema-Guided Dialogue: first turns, services of known kinds"),
+    "sgd_new": ((_SGD, *_SCHEMAS), "Schema-Guided Dialogue: first turns, kinds of services not in its training part"),
+    **{name: (bfcl.files(name), what) for name, what in bfcl.BFCL.items()},
 }
+#: The sources of what people said. BFCL's requests are written by programmers, and compared by rules of their own.
+SPOKEN = tuple(name for name in SOURCES if name not in bfcl.BFCL)
+
+
+def missing(name: str, data: Path) -> list[str]:
+    """The files and folders that a source needs and that are not in a folder."""
+    return [file for file in SOURCES[name][0] if not (_folder(data) / file).exists()]
 
 
 def available(data: Path) -> list[str]:
-    """The sources whose files are in a folder."""
-    folder = _folder(data)
-    return [name for name, (file, _) in SOURCES.items() if (folder / file).exists()]
+    """The sources whose files are all in a folder."""
+    return [name for name in SOURCES if not missing(name, data)]
 
 
 def load_items(names: Sequence[str], data: Path) -> list[Item]:
@@ -49,8 +52,7 @@ def load_items(names: Sequence[str], data: Path) -> list[Item]:
     for name in names:
         if name not in SOURCES:
             raise UsageError(f"There is no source of API calls named {name!r}; expected {', '.join(SOURCES)}.")
-        module = "bfcl" if name.startswith("bfcl_") else "held_out"
-        items += import_module(f"ingle.evaluate.calls.sources.{module}").items(name, folder)
+        items += (bfcl if name in bfcl.BFCL else held_out).items(name, folder)
     return items
 
 

@@ -23,18 +23,25 @@ from ingle.evaluate.calls.sources.files import list_of, object_of, read_lines, t
 from ingle.evaluate.calls.values import is_absent
 from ingle.text.tools import Tool, read_tools
 
-__all__ = ["BFCL", "items"]
+__all__ = ["BFCL", "files", "items"]
 
-#: Names of sources, and of the categories in BFCL's file names.
+#: Names of sources, and what their items are.
 BFCL: Final[Mapping[str, str]] = {
-    "bfcl_simple": "simple_python",
-    "bfcl_multiple": "multiple",
-    "bfcl_parallel": "parallel",
-    "bfcl_parallel_multiple": "parallel_multiple",
-    "bfcl_irrelevance": "irrelevance",
+    "bfcl_simple": "BFCL: one function",
+    "bfcl_multiple": "BFCL: one of several functions",
+    "bfcl_parallel": "BFCL: several calls",
+    "bfcl_parallel_multiple": "BFCL: several calls of several functions",
+    "bfcl_irrelevance": "BFCL: no function fits",
 }
 _MAX_OBJECTS = 4096  # right ones of one argument
 _ABSENT: Final = object()
+
+
+def files(source: str) -> tuple[str, ...]:
+    """The file of a source's requests and, where functions fit, that of the right calls, from the data folder on."""
+    category = source.removeprefix("bfcl_")
+    name = f"BFCL_v4_{'simple_python' if category == 'simple' else category}.json"
+    return (f"bfcl/{name}",) if category == "irrelevance" else (f"bfcl/{name}", f"bfcl/possible_answer/{name}")
 
 
 def items(source: str, folder: Path) -> list[Item]:
@@ -44,10 +51,9 @@ def items(source: str, folder: Path) -> list[Item]:
     """
     if source not in BFCL:
         raise UsageError(f"{source!r} is no known part of BFCL; expected one of {', '.join(BFCL)}.")
-    path = folder / "bfcl" / f"BFCL_v4_{BFCL[source]}.json"
+    path, *answered = (folder / file for file in files(source))
     answers: dict[str, object] = {}
-    if source != "bfcl_irrelevance":
-        answer_path = path.parent / "possible_answer" / path.name
+    for answer_path in answered:
         answers = {text_of(r.get("id"), answer_path.name): r.get("ground_truth") for r in read_lines(answer_path)}
     found = []
     for record in read_lines(path):
@@ -55,7 +61,7 @@ def items(source: str, folder: Path) -> list[Item]:
         where = f"{path.name}, {id}"
         tools = _tools(record.get("function"), where)
         expected: tuple[Expected, ...] = ()
-        if source != "bfcl_irrelevance":
+        if answered:
             if id not in answers:
                 raise DataError(f"{where} has no answer in possible_answer/{path.name}; get both files anew.")
             expected = tuple(_calls(answers[id], {tool.name: tool for tool in tools}, where))

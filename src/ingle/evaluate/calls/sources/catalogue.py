@@ -157,8 +157,6 @@ book_hotel hotel
 calculator maths
 calendar calendar
 calendar_update calendar
-cancel_reservation restaurant
-confirm_reservation restaurant
 change_volume volume
 cook_time cooking
 current_location places
@@ -167,7 +165,6 @@ definition definition
 directions transport
 distance transport
 exchange_rate currency
-find_phone phone
 food_last cooking
 how_busy restaurant
 ingredient_substitution cooking
@@ -179,7 +176,6 @@ meeting_schedule calendar
 next_holiday calendar
 nutrition_info cooking
 order takeaway
-order_status takeaway
 play_music music
 recipe cooking
 reminder calendar
@@ -193,7 +189,6 @@ shopping_list list
 shopping_list_update list
 smart_home light
 spelling definition
-tell_joke joke
 text phone
 time time
 timer alarm
@@ -209,13 +204,9 @@ travel_suggestion events
 uber taxi
 update_playlist music
 weather weather
-what_song music
-next_song music
 calories cooking
 flight_status transport
-lost_luggage transport
 share_location social
 carry_on transport
-car_rental rental
 """.strip().splitlines()
 )

@@ -20,7 +20,6 @@ def in_scope(folder: Path) -> list[Request]:
     for text, intent in _rows(folder, ("train", "val", "test")):
         entry = CLINC_TOOLS.get(intent)
         subject = entry.subject if entry else CLINC_SUBJECTS.get(intent, intent)
-        # A request whose subject other data sets have tools for is no sure example of either.
         found.append(Request(text, entry.name if entry else None, (), subject))
     return found
 
