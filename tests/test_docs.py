@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import toys
+from task_items import data_folder
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("training/*/*.md")])
 README = (ROOT / "README.md").read_text()
@@ -99,9 +102,7 @@ def test_a_model_is_measured_as_written(document: str, tmp_path: Path) -> None:
     item = {"id": "1", "messages": [{"role": "user", "content": "wake me at six"}], "tools": tools}
     item["expected"] = [{"name": "set_alarm", "arguments": {"time": ["six", "6:00"]}}]
     (tmp_path / "calls.jsonl").write_text(json.dumps(item) + "\n")
-    (tmp_path / "eval").mkdir()
-    for task, rows in questions().items():
-        (tmp_path / "eval" / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data_folder(tmp_path / "eval", "arc_easy", "piqa")
     for command in block:
         done = subprocess.run(script_of(command), shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, f"{command}: {done.stderr}"
@@ -110,34 +111,17 @@ def test_a_model_is_measured_as_written(document: str, tmp_path: Path) -> None:
     assert pictures <= {child.name for child in tmp_path.iterdir()}
 
 
-def questions() -> dict[str, list[dict[str, object]]]:
-    """A few, in the columns of their data sets."""
-    arc = [
-        {
-            "id": str(n),
-            "question": f"What is {n} and {n}?",
-            "choices": {"text": [str(2 * n), "a bird", "a tree", str(3 * n + 1)], "label": list("ABCD")},
-            "answerKey": "A",
-        }
-        for n in range(1, 13)
-    ]
-    piqa = [
-        {"goal": f"To carry {n} apples,", "sol1": "use a bag.", "sol2": "use a cloud.", "label": n % 2}
-        for n in range(12)
-    ]
-    return {"arc_easy": arc, "piqa": piqa}
-
-
 @pytest.mark.parametrize("command", readme_commands())
 def test_readme_commands_run(command: str, tmp_path: Path) -> None:
-    """Each command as written, in a folder where model.gguf is the bundled model and HF_DIR a tiny checkpoint."""
-    import toys
+    """Each command as written, in a folder where model.gguf is the bundled model and HF_DIR a tiny checkpoint.
+
+    Where the remark behind it is JSON, that is what it prints.
+    """
     from ingle.engine.model import bundled_model
 
     (tmp_path / "model.gguf").symlink_to(bundled_model())
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     if "HF_DIR" in command:
-        pytest.importorskip("transformers")
         toys.huggingface_llama(tmp_path / "HF_DIR")
         (tmp_path / "model.gguf").unlink()
     words = shlex.split(command, comments=True)
@@ -152,10 +136,13 @@ def test_readme_commands_run(command: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+    remark = command.partition("  #")[2]
+    if remark.startswith(" {"):
+        assert json.loads(done.stdout) == json.loads(remark)
 
 
 def test_tables_of_the_experiments_are_those_of_the_results() -> None:
-    pytest.importorskip("torch")
+    pytest.importorskip("scipy")
     folder = ROOT / "experiments"
     script = "import report; print(report.tables('tiny', report.read(report.HERE / 'results' / 'tiny.jsonl')))"
     made = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True).stdout
