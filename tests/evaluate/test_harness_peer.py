@@ -1,14 +1,13 @@
 """The trust in our figures: text for text, they are those of lm-evaluation-harness's own Hugging Face model (HFLM).
 
-The same checkpoint, float32, three kinds of tokenizer: the bundled model's (its end token also begins a text), a byte-
-level one with nothing around a text, and one like Llama's (spaces are letters, a beginning before every text).
+The same checkpoint, float32, three kinds of tokenizer: the story teller's (its end token also begins a text), a
+byte-level one with nothing around a text, and one like Llama's (spaces are letters, a beginning before every text).
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import os
 import random
 import warnings
 from collections.abc import Iterator
@@ -26,8 +25,6 @@ from shared_data import shared
 from story_teller import STORY_TELLER
 from task_items import data_folder
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("accelerate", reason="accelerate is not installed, which lm_eval's model wants")
@@ -179,6 +176,27 @@ def test_token_ids(ours: IngleLM, theirs: Peer) -> None:
     assert ours.prefix_token_id == theirs.prefix_token_id
     assert ours.eot_token_id == theirs.eot_token_id
     assert ours.max_length == theirs.max_length
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_the_beginning_of_a_text_can_be_forced_or_left_away(tmp_path: Path, by_itself: bool) -> None:
+    """Both where the checkpoint's tokenizer begins a text by itself and where it does not."""
+    folder = like_llama(tmp_path)
+    if not by_itself:
+        file = folder / "tokenizer.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"post_processor": None}))
+    begun = []
+    with ingle.load(folder, threads=1) as model:
+        for wanted in (None, True, False):
+            for prefix, texts in ((None, [*AWKWARD, "<s>Ice"]), (2, ["</s>", "</s> x", "Ice"])):
+                asked = {"add_bos_token": wanted, "prefix_token_id": prefix}
+                mine = IngleLM(model=model, **asked)
+                peer = HFLM(pretrained=str(folder), batch_size=1, device="cpu", **asked)
+                for text in texts:
+                    for add in (None, False):
+                        assert mine.tok_encode(text, add) == peer.tok_encode(text, add), (text, add, asked)
+            begun.append(mine.tok_encode("Ice")[0] == model.tokenizer.bos_id)
+    assert begun == [by_itself, True, False]
 
 
 def test_likelihoods_of_tasks(ours: IngleLM, theirs: Peer, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import warnings
 from pathlib import Path
@@ -17,8 +16,6 @@ import toys
 from ingle import load
 from ingle.evaluate.likelihood import rolling_windows, score
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 
 with warnings.catch_warnings():

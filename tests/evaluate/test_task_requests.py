@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from ingle.evaluate.tasks.plan import plan_tasks
 from ingle.evaluate.tasks.surroundings import surroundings
 from shared_data import DATA, shared
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 
 with warnings.catch_warnings():

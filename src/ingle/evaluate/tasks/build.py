@@ -21,6 +21,8 @@ __all__ = ["BuiltTask", "Items", "build", "check_items", "set_shots"]
 
 HarnessTask: TypeAlias = Any  # lm_eval.api.task.Task
 
+_RACE_MIDDLE = ("ehovy/race", "middle")  # the data set and its part on Hugging Face
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltTask:
@@ -48,7 +50,10 @@ def build(planned: Planned) -> list[BuiltTask]:
     if planned.source is not None:
         return [_build_local(planned.source)]
     base, manager = _definition(planned.task)
-    changes: dict[str, Any] = {"custom_dataset": _fetch_race_middle} if planned.task == "race_middle" else {}
+    changes: dict[str, Any] = {}
+    if planned.task == "race_middle":
+        path, name = _RACE_MIDDLE
+        changes = {"custom_dataset": _fetch_race_middle, "dataset_path": path, "dataset_name": name}
     try:
         tasks = _load(manager, base, changes) if changes else manager.load([base])["tasks"]
     except IngleError:
@@ -172,7 +177,7 @@ def _fetch_race_middle(**_: object) -> Any:
     """RACE's middle-school part, which lm_eval has no task for, in the form of its high-school part."""
     from datasets import Dataset, DatasetDict, load_dataset
 
-    rows = group_race(load_dataset("ehovy/race", "middle", split="test"), "ehovy/race")
+    rows = group_race(load_dataset(*_RACE_MIDDLE, split="test"), _RACE_MIDDLE[0])
     return DatasetDict({"test": Dataset.from_list(rows)})
 
 
