@@ -69,14 +69,15 @@ class _Words:
         given = text.decode() if isinstance(text, bytes) else text
         for before in ("", MARKER):
             ids = tokenizer.encode(before + given, add_special=False)
-            spelt = [tokenizer.token_bytes(token_id) for token_id in ids]
+            spelt = [_bytes_of(tokenizer, token_id) for token_id in ids]
             start = 1 + spelt.index(MARKER.encode()) if before and MARKER.encode() in spelt else 0
             if b"".join(spelt[start:]) == given.encode() and not any(map(tokenizer.is_control, ids[start:])):
                 return ids[start:]
-        return self._greedy(tokenizer, given.encode())  # the tokenizer rewrites this text (Unicode's forms, spaces)
+        # The tokenizer rewrites this text (Unicode's forms, spaces), or has a token for it that the trie has not.
+        return self._greedy(tokenizer, given.encode())
 
     def _greedy(self, tokenizer: Tokenizer, text: bytes) -> list[int]:
-        """The longest token first, from left to right; what no token begins with is left out."""
+        """The longest token first, from left to right, up to what no token begins with: no token can follow there."""
         if self._longest is None:
             tokens = enumerate(_token_bytes(tokenizer))
             self._longest = {word: i for i, word in tokens if word and not tokenizer.is_control(i)}
@@ -85,12 +86,18 @@ class _Words:
         while position < len(text):
             lengths = range(min(most, len(text) - position), 0, -1)
             length = next((n for n in lengths if text[position : position + n] in self._longest), 0)
-            if length:
-                ids.append(self._longest[text[position : position + length]])
-            position += length or 1
+            if not length:
+                break
+            ids.append(self._longest[text[position : position + length]])
+            position += length
         return ids
 
 
 def _token_bytes(tokenizer: Tokenizer) -> list[bytes]:
-    words = [tokenizer.token_bytes(token_id) for token_id in range(tokenizer.n_vocab)]
-    return [word if len(word) <= MAX_TOKEN_BYTES else b"" for word in words]
+    return [_bytes_of(tokenizer, token_id) for token_id in range(tokenizer.n_vocab)]
+
+
+def _bytes_of(tokenizer: Tokenizer, token_id: int) -> bytes:
+    """What the trie has of a token."""
+    word = tokenizer.token_bytes(token_id)
+    return word if len(word) <= MAX_TOKEN_BYTES else b""
