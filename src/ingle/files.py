@@ -18,6 +18,9 @@ from ingle.errors import DataError, IngleError
 __all__ = ["beside", "json_objects", "read_bytes", "sync_folder", "write_file", "write_whole"]
 
 
+_PIECE = 1 << 16
+
+
 class Lines(Protocol):
     """What lines of bytes can be read from."""
 
@@ -31,13 +34,18 @@ def read_bytes(path: Path, limit: int, error: type[IngleError] = DataError, advi
     """
     advice = f"; {advice}." if advice else "."
     try:
-        with path.open("rb") as file:  # no more is read than allowed, whatever size a pipe or a growing file will have
-            data = file.read(limit + 1)
+        with path.open("rb") as file:
+            # Not `read(limit + 1)`, which takes that much memory first. What has no size (a pipe) comes in pieces.
+            parts = [file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)]
+            left = limit - len(parts[0])
+            while left >= 0 and (part := file.read(min(_PIECE, left + 1))):
+                parts.append(part)
+                left -= len(part)
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror}{advice}") from None
-    if len(data) > limit:
+    if left < 0:
         raise error(f"{path} is larger than {limit:,} bytes{advice}")
-    return data
+    return b"".join(parts)
 
 
 def json_objects(file: Lines, name: str, longest: int, limit: int) -> Iterator[tuple[str, dict[str, Any]]]:
