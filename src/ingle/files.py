@@ -82,13 +82,15 @@ def write_file(path: Path, data: str | bytes) -> None:
 
 
 def write_whole(path: Path, data: str | bytes) -> None:
-    """Write a file that is whole, or as it was before. Raises OSError."""
+    """Write a file that is whole, or as it was before. Raises OSError, with the file's name."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")  # two processes may write the same file
     try:
         write_file(part, data)
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # writing says none, and opening that of the part
         raise
 
 

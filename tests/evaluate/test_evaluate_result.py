@@ -21,6 +21,7 @@ ARC = TaskResult(
     (
         Metric("acc", 2 / 3, 1 / 3, 3, values=(1.0, 0.0, 1.0)),
         Metric("ppl", 12.5, None, 3, higher_is_better=False),
+        Metric("refused", 0.0, 0.0, 3, False, (0.0, 0.0, 0.0), counts=True),
     ),
     ("a", "b", "é"),
     seconds=1.25,

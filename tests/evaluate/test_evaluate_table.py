@@ -66,6 +66,7 @@ def test_what_is_shown_in_percent() -> None:
     assert not Metric("kl", 0.5, None, 2, False, (0.25, 0.75)).is_share
     assert not Metric("kl", 0.5, None, 2, False).is_share
     assert not Metric("kl", 0.0, None, 2, False, (0.0, 0.0)).is_share
+    assert Metric("wrong_refusal", 0.0, 0.0, 2, False, (0.0, 0.0), counts=True).is_share
     assert not Metric("score", 1.5, None, 2).is_share
     assert not Metric("acc", float("nan"), None, 0).is_share
 

@@ -49,6 +49,7 @@ class Metric:
 
     values: the figure of each item, in the order of the task's `item_ids`; () where an item has none of its own. An
     item that the metric does not concern (the slots of a request that wants no call) has NaN there.
+    counts: every value is a yes (1) or a no (0), also where all are no.
     Raises ValueError for figures that contradict each other, which is a mistake of the code that made them.
     """
 
@@ -58,6 +59,7 @@ class Metric:
     n: int
     higher_is_better: bool = True
     values: tuple[float, ...] = ()
+    counts: bool = False
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -74,7 +76,9 @@ class Metric:
         Of figures that are better when lower (a divergence in nats is no share), only those that count items; a
         divergence of 0 everywhere counts none.
         """
-        counts = 1 in self.values and all(value in (0, 1) or math.isnan(value) for value in self.values)
+        counts = self.counts or (
+            1 in self.values and all(value in (0, 1) or math.isnan(value) for value in self.values)
+        )
         return -1e-9 <= self.value <= 1 + 1e-9 and (self.higher_is_better or counts)
 
 
@@ -235,6 +239,7 @@ def _task_to_dict(result: TaskResult) -> dict[str, Any]:
                 "stderr": None if metric.stderr is None else _number(float(metric.stderr)),
                 "n": int(metric.n),
                 "higher_is_better": bool(metric.higher_is_better),
+                **({"counts": True} if metric.counts else {}),
                 "values": [_number(float(value)) for value in metric.values],
             }
             for metric in result.metrics
@@ -321,4 +326,5 @@ class _Reader:
             self.count(record.get("n"), f"{task}.{name}.n"),
             better,
             tuple(self.number(entry, f"{task}.{name}.values") for entry in self.array(record.get("values"), name)),
+            record.get("counts") is True,
         )

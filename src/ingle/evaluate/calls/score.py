@@ -216,7 +216,7 @@ def _mean(name: str, values: Iterable[float], *, better: bool = True) -> Metric 
     if not real:
         return None
     stderr = mean_stderr(real) if len(real) > 1 else None
-    return Metric(name, math.fsum(real) / len(real), stderr, len(real), better, figures)
+    return Metric(name, math.fsum(real) / len(real), stderr, len(real), better, figures, counts=not better)
 
 
 def _ratio(name: str, tops: Sequence[float], bottoms: Sequence[float]) -> Metric | None:
