@@ -168,7 +168,8 @@ def _differences(panel: Any, group: Sequence[Comparison]) -> None:
 
 
 def _label(task: TaskResult, metric: Metric) -> str:
-    return f"{task.task}  {metric.name}"
+    mark = " (less is better)" if metric.is_share and not metric.higher_is_better else ""
+    return f"{task.task}  {metric.name}{mark}"
 
 
 def _names(report: Report) -> tuple[str, str]:
