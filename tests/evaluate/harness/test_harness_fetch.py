@@ -7,15 +7,13 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-import toys
-from ingle.engine.model import Model, load
+from ingle.engine.model import Model
 from ingle.errors import DataError, UsageError
 from ingle.evaluate.harness import run_tasks
 from task_items import HUGGING_FACE, OTHER_FORMS, data_folder, write
@@ -29,17 +27,6 @@ with warnings.catch_warnings():
     from ingle.evaluate.tasks import build
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # lm_eval's and its dependencies' own
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toys.toy_gguf(tmp_path_factory.mktemp("fetch") / "toy.gguf", n_context=512)
-
-
-@pytest.fixture(scope="module")
-def model(toy: Path) -> Iterator[Model]:
-    with load(toy, threads=1, n_slots=4) as model:
-        yield model
 
 
 def test_what_is_fetched_is_evaluated_as_local_data_is(

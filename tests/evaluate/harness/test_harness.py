@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import toys
 from ingle.engine.model import Model, load
 from ingle.errors import ContextError, DataError, TemplateError, UsageError
 from ingle.evaluate.harness import _jackknife, _metrics, run_tasks
@@ -34,17 +32,6 @@ with warnings.catch_warnings():
     from ingle.evaluate.tasks.surroundings import surroundings
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # lm_eval's and its dependencies' own
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toys.toy_gguf(tmp_path_factory.mktemp("harness") / "toy.gguf", n_context=2048)
-
-
-@pytest.fixture(scope="module")
-def model(toy: Path) -> Iterator[Model]:
-    with load(toy, threads=1, n_slots=4) as model:
-        yield model
 
 
 @pytest.fixture(scope="module")
