@@ -94,7 +94,7 @@ def command(model: str | None, **options: Any) -> None:
     compared = options["compare"]
     if compared and (model is not None or options["list_tasks"]):
         raise UsageError("--compare takes the two models or results itself; give no other MODEL and no --list.")
-    _check_read(model, options)
+    _check_read(options)
     if options["all_metrics"] and not compared:
         raise UsageError("--all-metrics is for --compare; a result always has every metric.")
     if options["variant"] is not None and not compared:
@@ -116,7 +116,7 @@ def command(model: str | None, **options: Any) -> None:
         _measure(model, asked, options)
 
 
-def _check_read(model: str | None, options: dict[str, Any]) -> None:
+def _check_read(options: dict[str, Any]) -> None:
     """Raises UsageError for what was given and would not be read."""
     context = click.get_current_context()
     given = {

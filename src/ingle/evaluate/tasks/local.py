@@ -92,7 +92,7 @@ def read_rows(path: Path) -> list[Row]:
 
 def _array(path: Path) -> list[Row]:
     try:
-        value = json.loads(read_bytes(path, MAX_BYTES, advice="no task's data is"))
+        value = json.loads(read_bytes(path, MAX_BYTES, advice="expected the items of a task"))
     except (ValueError, RecursionError):
         raise DataError(f"{path.name} is not JSON.") from None
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
