@@ -13,6 +13,7 @@
 
 #include "linear.h"
 #include "planes.h"
+#include "probe.h"
 
 namespace nb = nanobind;
 
@@ -87,6 +88,11 @@ void bind_kernels(nb::module_& m) {
         "For tests.");
   m.def("matrix_rows", &matrix_rows, "type_id"_a, "n"_a, "k"_a, "data"_a,
         "The matrix dequantised from its planes: float32 [n, k]. For tests.");
+  const auto released = nb::call_guard<nb::gil_scoped_release>();
+  m.def("read_bandwidth", &read_bandwidth, released, "n_bytes"_a, "threads"_a,
+        "GB/s at which so many threads read n_bytes over and over; takes up to half a second, and the memory.");
+  m.def("multiply_rate", &multiply_rate, released, "threads"_a,
+        "GOP/s (an addition and a multiplication are two) that so many threads reach with the unit that prefill uses.");
   m.def("isa", &isa_name, "The instruction set in use: portable, avx2, avxvnni, avx512, amx or neon.");
 }
 

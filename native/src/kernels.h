@@ -34,6 +34,9 @@ struct Kernels {
   void (*quantise)(const float* x, int64_t groups, ActivationGroup* out);
   LinearFunction linear[kKinds];  // quantised input for planes, float input for floats
 
+  // Does about so many multiplications and additions with operands at hand, and nothing else: the roof of prefill.
+  void (*peak)(int64_t operations);
+
   // Matrix tiles (AMX); null elsewhere.
   int64_t tiles_from;  // rows from which tiles are faster
   LinearFunction linear_tiles[kPlaneKinds];

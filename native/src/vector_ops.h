@@ -57,6 +57,8 @@ struct VectorOps {
   double (*sum_exp)(const float* x, double max, double scale, int64_t n);
   // out[i] = the largest of x[i * group .. (i + 1) * group) or of what is left; group is a multiple of 16.
   void (*maxima)(const float* x, int64_t n, int64_t group, float* out);
+  // Reads n bytes, a multiple of 512, from p on a 64-byte line, as fast as they come: the roof of decode.
+  void (*read)(const void* p, int64_t n);
 };
 
 // The table for isa_name().
