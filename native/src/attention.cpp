@@ -72,6 +72,7 @@ void Decoder::attend(int64_t pass, int thread) {
     tile.q = q_.data() + offset;
     tile.out = heads_.data() + offset;
     tile.n_rows = rows.n_rows;
+    tile.many = rows.n_rows * group >= 16;
     tile.n_heads = std::min(heads, (kv_head + 1) * group - head);
     tile.keys = plan_.cache->keys(pass, plan_.slots[first], kv_head);
     tile.values = plan_.cache->values(pass, plan_.slots[first], kv_head);

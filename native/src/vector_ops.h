@@ -18,12 +18,13 @@ constexpr int64_t kDimPad = 16;
 constexpr int64_t padded_dim(int64_t head_dim) { return (head_dim + kDimPad - 1) / kDimPad * kDimPad; }
 
 // A tile of attention: consecutive rows of one slot, times some query heads that share one key/value head.
-constexpr int64_t kTileQueries = 64;
+constexpr int64_t kTileQueries = 256;
 struct AttentionTile {
   const float* q;        // query of row r, head h at q[r * q_stride + h * D]; already normed and rotated
   float* out;            // the same layout
   int64_t q_stride;
   int64_t n_rows, n_heads;  // n_rows * n_heads <= kTileQueries
+  bool many;             // matrix tiles may be used; must not depend on how rows and heads are cut into tiles
   int64_t head_dim;
   const void* keys;      // pages of this slot and key/value head
   const void* values;
@@ -34,7 +35,8 @@ struct AttentionTile {
   float* scratch;        // attention_scratch_floats(D), 64-byte aligned
 };
 constexpr int64_t attention_scratch_floats(int64_t head_dim) {
-  return kTileQueries * (2 * padded_dim(head_dim) + kPage) + 2 * kPage * padded_dim(head_dim);
+  const int64_t wide = (head_dim + 31) / 32 * 32;
+  return kTileQueries * (2 * wide + kDimPad + 1) + kPage * (2 * wide + 64);
 }
 
 struct VectorOps {

@@ -24,6 +24,7 @@ from backends.decoders import (
     rms_error,
     spec_of,
 )
+from ingle import _core
 from ingle.backends import open_backend
 from ingle.backends.base import Rows
 from ingle.backends.reference import ReferenceBackend
@@ -33,7 +34,8 @@ from ingle.models.spec import Experts, Rope, Spec
 from ingle.models.tensor import Tensor
 
 EXACT = 1e-5  # float32 weights and cache: sums in another order
-HALF_CACHE = 2e-3  # keys and values rounded to 11 bits
+# Keys and values rounded to 11 bits; with matrix tiles (AMX), queries, keys, values and weights of many rows to 8.
+HALF_CACHE = 2e-2 if _core.isa() == "amx" else 2e-3
 # Root mean square. Quantised weights are read without loss, but multiply activations rounded to int8 with a scale for
 # every 32: half a percent for normally distributed ones, 2 % for products of a gate, whose groups have larger outliers.
 QUANTISED = 0.05
@@ -158,10 +160,11 @@ def test_copy_shares_a_prefix(make: Make, n: int, kv_type: Any) -> None:
     whole = model.forward(Rows.of_slot(2, 0, tokens), cache)
     model.forward(Rows.of_slot(0, 0, random_tokens(spec, 95, seed=9)), cache)
     cache.copy(2, 0, n)
+    limit = EXACT if kv_type == "f32" else HALF_CACHE
     rest = model.forward(Rows.of_slot(0, n, tokens[n:]), cache)
-    assert error(rest, whole[n:]) < EXACT
+    assert error(rest, whole[n:]) < limit
     again = model.forward(Rows.of_slot(2, 90, tokens[90:]), cache)  # the source is untouched
-    assert error(again, whole[90:]) < EXACT
+    assert error(again, whole[90:]) < limit
 
 
 @pytest.mark.parametrize("name", SPECS)
