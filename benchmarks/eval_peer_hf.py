@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peer_llama_cpp import QUIET, run_process
+from processes import QUIET, run_process
 
 WARM_UP = 8  # requests that do not count: first touches of memory, and what PyTorch prepares
 

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from peer_llama_cpp import QUIET, run_process
+from processes import QUIET, run_process
 
 SIZES: dict[str, dict[str, Any]] = {
     "2m": {"vocabulary": 4096, "width": 128, "layers": 4, "heads": 4, "kv_heads": 2, "hidden": 384, "context": 256},
