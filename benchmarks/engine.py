@@ -23,7 +23,7 @@ from engine_plan import Peers, contenders, expected_s, label, plan
 from engine_report import page, tables
 from engine_results import FLOOR, NATIVE, OURS, Cell, File, Journal, Results, Round, Session, read_results
 from engine_runs import describe_peer, run_floor, run_ours, run_peer, run_self
-from processes import QUIET, RunFailed, describe_machine
+from measuring import QUIET, RunFailed, describe_machine
 
 ISAS = (NATIVE, "portable", "avx2", "avxvnni", "avx512", "amx", "neon")
 
@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--peer", action="append", default=[], metavar="ISA=CMD", help="a llama-bench built for ISA alone, for --isa"
     )
     parser.add_argument(
-        "--isa", nargs="+", choices=ISAS, help="ours forced to these (default: native, those of --peer)"
+        "--isa", type=isas, metavar="ISA,...", help=f"of {', '.join(ISAS)} (default: native, and those of --peer)"
     )
     parser.add_argument("--threads", type=numbers, default=[1, 2], metavar="N,...", help="default 1,2")
     parser.add_argument("--pairs", type=int, default=5, help="rounds of each cell (default 5)")
@@ -78,6 +78,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def numbers(text: str) -> list[int]:
     """1,2 -> [1, 2]; "0" or "" -> []."""
     return [int(part) for part in text.split(",") if part and part != "0"]
+
+
+def isas(text: str) -> list[str]:
+    """Instruction sets, with commas between."""
+    names = text.split(",")
+    if not set(names) <= set(ISAS):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected of {', '.join(ISAS)}, with commas between")
+    return names
 
 
 def peers_of(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Peers:
@@ -139,15 +147,20 @@ def check_same(session: Session, results: Results, path: Path) -> None:
                 sys.exit(f"{path} was measured {what} ({old[key]}, now {session[key]}); name another file.")
 
 
-def run_all(options: argparse.Namespace, cells: Sequence[Cell], journal: Journal) -> list[str]:
-    """Every round that is not there yet, round by round over all cells; the sentences of what failed."""
-    results, paths = journal.results, {path.name: path for path in options.models}
-    todo = [
+def missing(options: argparse.Namespace, cells: Sequence[Cell], results: Results) -> list[tuple[int, Cell]]:
+    """The rounds that are still to be measured, round by round over all cells: what drifts, drifts for all."""
+    return [
         (number, cell)
         for number in range(options.pairs)
         for cell in cells
         if not results.is_done(cell, number, contenders(cell, number, options.peers), options.retries)
     ]
+
+
+def run_all(options: argparse.Namespace, cells: Sequence[Cell], journal: Journal) -> list[str]:
+    """Every round that is not there yet, round by round over all cells; the sentences of what failed."""
+    results, paths = journal.results, {path.name: path for path in options.models}
+    todo = missing(options, cells, results)
     began, failed = time.monotonic(), {}
     for index, (number, cell) in enumerate(todo):
         file = results.files[cell.file]
@@ -166,7 +179,7 @@ def run_all(options: argparse.Namespace, cells: Sequence[Cell], journal: Journal
             left = sum(expected_s(other, at, options.peers, results) for at, other in rest)
             done = f"[{index + 1}/{len(todo)}] {label(cell)}, round {number + 1}: {told(one)}"
             print(f"{done}; {left / 60:.1f} min left", file=sys.stderr, flush=True)
-            if results.is_done(cell, number, contenders(cell, number, options.peers), options.retries):
+            if results.is_done(cell, number, one.runs, options.retries):
                 break
     return list(failed.values())
 
@@ -179,6 +192,7 @@ def main() -> int:
         print(page(results, options.picture.name if options.picture else None))
         return draw(results, options.picture)
     old = read_results(options.json) if options.json and options.json.exists() else Results()
+    new = [path.name for path in options.models if path.name not in old.files]
     for path in options.models:
         file = File(**run_self("describe", path)[0])
         if old.files.get(path.name, file) != file:
@@ -191,30 +205,27 @@ def main() -> int:
     check_same(session, old, options.json)
     journal = Journal(options.json, old)
     journal.write("session", session)
-    for path in options.models:
-        journal.write("file", asdict(old.files[path.name]))
+    for name in new:
+        journal.write("file", asdict(old.files[name]))
     try:
         problems = run_all(options, cells, journal)
     except KeyboardInterrupt:
         problems = ["Interrupted; " + ("the same command goes on from here." if options.json else "--json keeps runs.")]
     print(tables(journal.results))
-    print(*problems, sep="\n", file=sys.stderr)
+    for problem in problems:
+        print(problem, file=sys.stderr)
     return draw(journal.results, options.picture) or bool(problems)
 
 
 def show(options: argparse.Namespace, cells: Sequence[Cell], results: Results) -> int:
     """The plan, and how long it will take."""
-    total = 0.0
+    todo, total = missing(options, cells, results), 0.0
     for cell in cells:
-        todo = [
-            number
-            for number in range(options.pairs)
-            if not results.is_done(cell, number, contenders(cell, number, options.peers), options.retries)
-        ]
-        seconds = sum(expected_s(cell, number, options.peers, results) for number in todo)
+        numbers = [number for number, other in todo if other == cell]
+        seconds = sum(expected_s(cell, number, options.peers, results) for number in numbers)
         total += seconds
         names = ", ".join(contenders(cell, 0, options.peers))
-        print(f"{label(cell)}: {len(todo)} of {options.pairs} rounds of {names}, about {seconds:.0f} s")
+        print(f"{label(cell)}: {len(numbers)} of {options.pairs} rounds of {names}, about {seconds:.0f} s")
     print(f"{len(cells)} cells, about {total / 60:.0f} minutes where others take less than {QUIET:.0%} meanwhile")
     return 0
 

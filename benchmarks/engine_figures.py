@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from engine_results import FLOOR, NATIVE, OURS, Cell, File, Results, Round
-from processes import spread
+from measuring import spread
 
 PEER = "llama.cpp"  # goals are about it
 SHAPES = {
@@ -34,6 +34,7 @@ LONG, LONG_GOAL = 4096, 4.0  # of the shapes of 1B
 SHARE_GOAL = 0.85  # of the streaming bandwidth, from 350M up
 SEQUENCES_GOAL, LOAD_GOAL, PEAK_GOAL = 4.0, 1.5, 1.25
 LARGE = 512 << 20  # bytes of a file from which on Python itself is no part of the memory worth speaking of
+MET, NOT_MET, FORBIDDEN = ", met", ", not met", ", floor forbids"  # what stands behind a figure
 
 Value = Callable[[Round], float | None]
 
@@ -107,8 +108,8 @@ def verdict(ratio: float, wanted: float | None, possible: float | None) -> str:
     if wanted is None:
         return ""
     if round(ratio, 2) >= wanted:
-        return ", met"
-    return ", floor forbids" if possible is not None and possible < wanted else ", not met"
+        return MET
+    return FORBIDDEN if possible is not None and round(possible, 2) < wanted else NOT_MET
 
 
 def compared(results: Results, cell: Cell, work: str, peer: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from engine_figures import PEER, SHAPES, median, of, speed, values
+from engine_figures import PEER, SHAPES, Value, median, of, speed, values
 from engine_results import FLOOR, NATIVE, OURS, Cell, File, Results
 
 matplotlib.use("Agg")
@@ -14,94 +14,114 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 
 COLOURS = ("tab:blue", "tab:green", "tab:orange", "tab:purple", "tab:red", "tab:brown", "tab:pink", "tab:gray")
-MARKERS = {"Q4_0": "o", "Q8_0": "s", "Q4_K_M": "^"}
+MARKERS = {"Q4_0": "o", "Q8_0": "s", "Q4_K_M": "^"}  # others: a diamond
+LEFT, RIGHT = 0.8, 2e4  # operations a byte
 
 
-def operations(file: File, cell: Cell, work: str) -> tuple[float, float]:
-    """Of a decoded token or a whole prompt: operations, and operations for each byte of weights that has to be read."""
-    if work == "decode":
-        return 2.0 * file.weights_per_token, 2.0 * file.weights_per_token / file.bytes_per_token
-    n = file.prompt_operations(cell.prompt)
-    return n / cell.prompt, n / file.bytes_per_token
+class Picture:
+    """Upper row: the rooflines, one panel for each number of threads. Lower row: decode alone, file by file, where the
+    roof is the bandwidth over the file's own working set (a small file lives in a cache)."""
 
+    def __init__(self, results: Results) -> None:
+        cells = [cell for cell in results.attempts if cell.isa == NATIVE and not cell.sequences and cell.decode]
+        self.results = results
+        self.files = [file for name, file in results.files.items() if name in {cell.file for cell in cells}]
+        self.shapes = list(dict.fromkeys(file.shape for file in self.files))
+        self.cells = sorted(cells, key=lambda cell: list(results.files).index(cell.file))
+        self.threads = sorted({cell.threads for cell in cells}) or [1]
 
-def roofs(results: Results, cells: list[Cell]) -> tuple[float, float, float] | None:
-    """Bandwidth in GB/s over the largest working set, the multiplier in GOP/s, and that working set in MB."""
-    found = []
-    for cell in cells:
-        rounds, file = results.rounds(cell), results.files[cell.file]
-        limits = [median(values(rounds, of(FLOOR, key))) for key in ("gb_per_s", "gop_per_s")]
-        if limits[0] is not None and limits[1] is not None:
-            found.append((file.bytes_per_token, limits[0], limits[1]))
-    if not found:
-        return None
-    size, bandwidth, _ = max(found)
-    return bandwidth, max(each[2] for each in found), size / 1e6
+    def figure(self, cell: Cell, value: Value) -> float | None:
+        """The median over the rounds."""
+        return median(values(self.results.rounds(cell), value))
 
+    def style(self, file: File, filled: bool) -> dict[str, Any]:
+        """Colour says the shape, marker the type, filling the engine."""
+        colour = COLOURS[self.shapes.index(file.shape) % len(COLOURS)]
+        face = {"markerfacecolor": colour if filled else "white", "markeredgecolor": colour, "markeredgewidth": 1.3}
+        marker = MARKERS.get(file.type, "D")
+        return face | {"linestyle": "none", "marker": marker, "markersize": 7, "zorder": 4 if filled else 3}
 
-def draw_panel(axes: Any, results: Results, cells: list[Cell], title: str) -> None:
-    """The roofs and points of one number of threads."""
-    limits = roofs(results, cells)
-    if limits is not None:
-        bandwidth, multiplier, size = limits
-        ridge = multiplier / bandwidth
-        axes.plot([0.8, ridge, 1e5], [0.8 * bandwidth, multiplier, multiplier], color="black", linewidth=1.4, zorder=1)
-        note = {"fontsize": 8, "color": "black"}
-        axes.text(1e5 * 0.8, multiplier * 1.12, f"multiplier {multiplier:,.0f} GOP/s", ha="right", va="bottom", **note)
-        axes.text(
-            14, 14 * bandwidth * 1.5, f"memory {bandwidth:.0f} GB/s\n({size:,.0f} MB)", ha="right", va="bottom", **note
-        )
-    shapes = list(dict.fromkeys(file.shape for file in results.files.values()))
-    for cell in cells:
-        file = results.files[cell.file]
-        colour = COLOURS[shapes.index(file.shape) % len(COLOURS)]
-        for work, size in (("decode", cell.decode), ("prefill", cell.prompt)):
-            for who, filled in ((PEER, False), (OURS, True)):
-                rate = median(values(results.rounds(cell), speed(who, work)))
-                if not size or rate is None:
-                    continue
-                each, intensity = operations(file, cell, work)
-                axes.plot(
-                    intensity,
-                    rate * each / 1e9,
-                    marker=MARKERS.get(file.type, "D"),
-                    markersize=7,
-                    markerfacecolor=colour if filled else "white",
-                    markeredgecolor=colour,
-                    markeredgewidth=1.2,
-                    alpha=0.9,
-                    linestyle="none",
-                    zorder=3 if filled else 2,
-                )
-    axes.set(xscale="log", yscale="log", title=title, xlabel="operations for each byte of weights read")
-    axes.set_xlim(0.8, 1e5)
-    axes.grid(visible=True, which="major", alpha=0.3)
+    def roofs(self, axes: Any, cells: list[Cell]) -> None:
+        """Bandwidth over the largest working set, and the multiplier."""
+        limits = [(self.results.files[c.file].bytes_per_token, self.figure(c, of(FLOOR, "gb_per_s")), c) for c in cells]
+        known = [(size, rate, self.figure(c, of(FLOOR, "gop_per_s"))) for size, rate, c in limits if rate]
+        if not known:
+            return
+        size, bandwidth, _ = max(known)
+        top = max(each[2] or 0.0 for each in known)
+        ridge = top / bandwidth
+        axes.plot([LEFT, ridge, RIGHT], [LEFT * bandwidth, top, top], color="black", linewidth=1.4, zorder=1)
+        axes.text(RIGHT * 0.8, top * 1.1, f"multiplier: {top:,.0f} GOP/s", ha="right", va="bottom", fontsize=9)
+        text = f"memory: {bandwidth:.0f} GB/s\nover {size / 1e6:,.0f} MB"
+        axes.text(12, 18 * bandwidth, text, ha="right", va="bottom", fontsize=9)
+
+    def roofline(self, axes: Any, threads: int) -> None:
+        """Points of all files: decode on the left, prefill on the right."""
+        cells = [cell for cell in self.cells if cell.threads == threads]
+        self.roofs(axes, cells)
+        for cell in cells:
+            file = self.results.files[cell.file]
+            works = [("decode", 2.0 * file.weights_per_token, 1)]
+            if cell.prompt:
+                works += [("prefill", file.prompt_operations(cell.prompt) / cell.prompt, cell.prompt)]
+            for work, operations, n_tokens in works:
+                for who in (PEER, OURS):
+                    if rate := self.figure(cell, speed(who, work)):
+                        point = operations * n_tokens / file.bytes_per_token, rate * operations / 1e9
+                        axes.plot(*point, **self.style(file, who == OURS))
+        axes.set(xscale="log", yscale="log", xlabel="operations for each byte of weights read")
+        axes.set_title(f"{threads} thread{'s' * (threads > 1)}")
+        axes.set_xlim(LEFT, RIGHT)
+        axes.margins(y=0.12)
+        axes.grid(visible=True, which="major", alpha=0.3)
+
+    def decode(self, axes: Any, threads: int) -> None:
+        """GB/s of weights, file by file, below the bandwidth over as many bytes."""
+        for cell in self.cells:
+            if cell.threads != threads:
+                continue
+            file = self.results.files[cell.file]
+            x = self.files.index(file)
+            if roof := self.figure(cell, of(FLOOR, "gb_per_s")):
+                axes.plot([x - 0.4, x + 0.4], [roof, roof], color="black", linewidth=1.4, zorder=1)
+            for who in (PEER, OURS):
+                if rate := self.figure(cell, speed(who, "decode")):
+                    axes.plot(x, rate * file.bytes_per_token / 1e9, **self.style(file, who == OURS))
+        short = [f"{SHAPES.get(file.shape, file.shape).rpartition('-')[2]} {file.type}" for file in self.files]
+        axes.set_xticks(range(len(short)), short, rotation=40, ha="right", rotation_mode="anchor", fontsize=9)
+        axes.set_xlim(-0.6, len(short) - 0.4)
+        axes.set_ylim(bottom=0)
+        axes.grid(visible=True, axis="y", alpha=0.3)
+
+    def legend(self) -> list[Line2D]:
+        """What colours, markers and fillings mean."""
+
+        def entry(text: str, **style: Any) -> Line2D:
+            return Line2D([], [], label=text, **({"linestyle": "none", "color": "black"} | style))
+
+        entries = [
+            entry(SHAPES.get(shape, shape), marker="s", markersize=9, color=COLOURS[i % len(COLOURS)])
+            for i, shape in enumerate(self.shapes)
+        ]
+        kinds = dict.fromkeys(file.type for file in self.files)
+        entries += [entry(kind, marker=MARKERS.get(kind, "D"), markerfacecolor="white") for kind in kinds]
+        entries += [entry("filled: Ingle", marker="o"), entry(f"hollow: {PEER}", marker="o", markerfacecolor="white")]
+        return [*entries, entry("what the machine can", linestyle="-", linewidth=1.4)]
 
 
 def draw_roofline(results: Results, path: Path) -> None:
-    """One panel for each number of threads, of the cells that decode natively. Writes `path` (a PNG)."""
-    cells = [cell for cell in results.attempts if cell.isa == NATIVE and not cell.sequences and cell.decode]
-    threads = sorted({cell.threads for cell in cells}) or [1]
-    figure, panels = plt.subplots(1, len(threads), figsize=(5.2 * len(threads), 5.4), sharey=True, squeeze=False)
-    for axes, n in zip(panels[0], threads, strict=True):
-        some = [cell for cell in cells if cell.threads == n]
-        draw_panel(axes, results, some, f"{n} thread{'s' * (n > 1)}")
-    panels[0][0].set_ylabel("GOP/s")
-    files = [results.files[name] for name in dict.fromkeys(cell.file for cell in cells)]
-    shapes = list(dict.fromkeys(file.shape for file in results.files.values()))
-
-    def entry(label: str, marker: str, colour: str, face: str) -> Line2D:
-        return Line2D([], [], linestyle="none", marker=marker, color=colour, markerfacecolor=face, label=label)
-
-    used = [shape for shape in shapes if shape in {file.shape for file in files}]
-    entries = [
-        entry(SHAPES.get(shape, shape), "o", COLOURS[shapes.index(shape) % len(COLOURS)], "white") for shape in used
-    ]
-    entries += [
-        entry(kind, MARKERS.get(kind, "D"), "black", "white") for kind in dict.fromkeys(file.type for file in files)
-    ]
-    entries += [entry("Ingle", "o", "black", "black"), entry(PEER, "o", "black", "white")]
-    figure.legend(handles=entries, loc="lower center", ncols=5, fontsize=9, frameon=False)
-    figure.tight_layout(rect=(0, 0.11, 1, 1))
-    figure.savefig(path, dpi=130)
+    """Of the cells that decode with the native instruction set. Writes `path` (a PNG)."""
+    picture = Picture(results)
+    n = len(picture.threads)
+    size = {"figsize": (5.4 * n + 0.4, 9.2), "squeeze": False}
+    figure, panels = plt.subplots(2, n, height_ratios=(3, 2), **size)
+    for column, threads in enumerate(picture.threads):
+        panels[0][column].sharey(panels[0][0])
+        picture.roofline(panels[0][column], threads)
+        picture.decode(panels[1][column], threads)
+    panels[0][0].set_ylabel("GOP/s (decode left, prefill right)")
+    panels[1][0].set_ylabel("decode: GB/s of weights")
+    figure.legend(handles=picture.legend(), loc="lower center", ncols=2 + n, fontsize=9, frameon=False)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    figure.savefig(path, dpi=110)
     plt.close(figure)

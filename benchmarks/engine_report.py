@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine_figures import (
+    FORBIDDEN,
     LARGE,
     LOAD_GOAL,
+    MET,
+    NOT_MET,
     PEAK_GOAL,
     PEER,
     SEQUENCES_GOAL,
@@ -30,7 +33,7 @@ from engine_figures import (
     verdict,
 )
 from engine_results import FLOOR, NATIVE, OURS, Cell, Results
-from processes import QUIET, spread
+from measuring import QUIET, spread
 
 Group = dict[str, dict[int, Cell]]  # file -> threads -> cell
 
@@ -91,7 +94,7 @@ def speeds_table(results: Results, group: Group, peer: str) -> list[str]:
             shares = values(rounds, over(speed(OURS, work), limit(file, cell, work)))
             share = f"{statistics.median(shares):.0%}" if shares else "-"
             if shares and work == "decode" and shares_judged(file, cell):
-                share += ", met" if round(statistics.median(shares), 2) >= SHARE_GOAL else ", not met"
+                share += MET if round(statistics.median(shares), 2) >= SHARE_GOAL else NOT_MET
             possible = most(results, cell, work, peer)
             rates = [values(rounds, speed(who, work)) for who in (OURS, peer)]
             row += [spread(rate, 1) if rate else "-" for rate in rates]
@@ -119,7 +122,7 @@ def load_table(results: Results, group: Group) -> list[str]:
         def judged(value: Value, wanted: float, large: bool = file.n_bytes >= LARGE) -> str:
             found = medians(value)
             known = [round(each, 2) for each in found if each is not None]
-            return joined(found, 2) + ((", met" if max(known) <= wanted else ", not met") if large and known else "")
+            return joined(found, 2) + ((MET if max(known) <= wanted else NOT_MET) if large and known else "")
 
         rows.append(
             [
@@ -236,7 +239,11 @@ def page(results: Results, picture: str | None) -> str:
     ]
     if picture:
         lines += [f"![Roofline: decode at the bandwidth, prefill below the multiplier]({picture})", ""]
-    lines += [tables(results)]
+    text = tables(results)
+    marks = [text.count(mark) for mark in (MET, NOT_MET, FORBIDDEN)]
+    if sum(marks):
+        lines += [f"Of {sum(marks)} goals {marks[0]} are met, {marks[1]} are not, {marks[2]} the floor forbids.", ""]
+    lines += [text]
     lines += [
         "## Again",
         "",

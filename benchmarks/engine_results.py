@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from processes import QUIET
+from measuring import QUIET
 
 NATIVE = "native"  # the best instruction set that each engine finds by itself
 OURS, FLOOR = "ingle", "floor"  # contenders; the others are peers

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine_results import NATIVE, Cell, Run
-from processes import RunFailed, run_process
+from measuring import RunFailed, run_process
 
 LONG = 1024  # a prompt above this is warmed up by a short one: it takes long, and its first touches do not matter
 SHORT = 128
@@ -90,7 +90,7 @@ def measure_floor(path: str, threads: int, n_bytes: int) -> Run:
                 done += file.readinto(view[done:]) or sys.exit(f"{path} became shorter while it was read.")
             del view
         reads.append(time.perf_counter() - began)
-    bandwidth = _core.read_bandwidth(n_bytes, threads)
+    bandwidth = _core.read_bandwidth(max(n_bytes, 1 << 20), threads)
     return {"gb_per_s": bandwidth, "gop_per_s": _core.multiply_rate(threads), "read_s": min(reads)}
 
 

@@ -1,4 +1,4 @@
-"""Speed of multiple-choice scoring beside lm-evaluation-harness's own Hugging Face model: see benchmarks/README.md.
+"""Speed of multiple-choice scoring beside lm-evaluation-harness's own Hugging Face model: see benchmarks/METHOD.md.
 
 python benchmarks/eval_peer_hf.py model.gguf --data requests.jsonl.gz --shots 0,5 --limit 100 --json results.jsonl
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from processes import QUIET, run_process
+from measuring import QUIET, run_process
 
 WARM_UP = 8  # requests that do not count: first touches of memory, and what PyTorch prepares
 

@@ -2,7 +2,7 @@
 
     python benchmarks/first_token.py [MODEL.gguf] [--prompt TEXT] [--runs 20]
 
-Each run is `ingle run` as a process of its own, its stdout read byte by byte; README.md says the method.
+Each run is `ingle run` as a process of its own, its stdout read byte by byte; METHOD.md says how and why.
 """
 
 from __future__ import annotations

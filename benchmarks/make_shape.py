@@ -17,7 +17,7 @@ import itertools
 import math
 import string
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gguf
@@ -124,9 +124,9 @@ def add_metadata(writer: gguf.GGUFWriter, name: str, shape: Shape, file_type: st
     writer.add_add_bos_token(True)
 
 
-def write(name: str, path: Path, file_type: str, seed: int = 0) -> None:
+def write(name: str, path: Path, file_type: str, seed: int = 0, context: int | None = None) -> None:
     """Write shape `name` to `path`, one tensor in memory at a time; the file gets its name only when whole."""
-    shape = SHAPES[name]
+    shape = replace(SHAPES[name], context=context or SHAPES[name].context)
     kind = gguf.GGMLQuantizationType[file_type.upper()]
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     layout = list(tensors(shape))
@@ -168,8 +168,9 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="the GGUF file to write")
     parser.add_argument("--type", choices=TYPES, default="f16", help="type of the matrices (default f16)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--context", type=int, help="positions that the file says it was made for (default: published)")
     arguments = parser.parse_args()
-    write(arguments.shape, arguments.out, arguments.type, arguments.seed)
+    write(arguments.shape, arguments.out, arguments.type, arguments.seed, arguments.context)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 2**20:.0f} MiB, {arguments.shape}, {arguments.type}")
 
 

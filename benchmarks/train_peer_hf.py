@@ -1,4 +1,4 @@
-"""Training speed and memory beside Hugging Face `Trainer`, interleaved: see benchmarks/README.md for the method.
+"""Training speed and memory beside Hugging Face `Trainer`, interleaved: see benchmarks/METHOD.md for the method.
 
 python benchmarks/train_peer_hf.py --sizes 15m,125m --rounds 5 --json results.jsonl
 """
@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from processes import QUIET, run_process
+from measuring import QUIET, run_process
 
 SIZES: dict[str, dict[str, Any]] = {
     "2m": {"vocabulary": 4096, "width": 128, "layers": 4, "heads": 4, "kv_heads": 2, "hidden": 384, "context": 256},
