@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from engine_results import FLOOR, NATIVE, OURS, Cell, File, Results
 
+SEQUENCE_DECODE = 64  # tokens of each of many sequences
 FLOOR_EVERY = 2  # rounds: the machine's limits move less than programs do
 
 Peers = dict[str, dict[str, list[str]]]  # instruction set -> name -> command
@@ -21,7 +22,7 @@ def plan(options: argparse.Namespace, files: Sequence[File]) -> list[Cell]:
         for isa in options.isa:
             for threads in options.threads:
                 work = [(first, options.decode, 0), *((prompt, 0, 0) for prompt in others)]
-                work += [(0, options.decode or 128, options.sequences)] * bool(options.sequences)
+                work += [(0, SEQUENCE_DECODE, options.sequences)] * bool(options.sequences)
                 for prompt, decode, sequences in work:
                     if (prompt or decode) and max(prompt, decode) + 4 <= file.context:
                         cells.append(Cell(file.file, isa, threads, prompt, decode, sequences))

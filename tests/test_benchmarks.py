@@ -148,9 +148,9 @@ def test_plan_leaves_out_what_a_context_does_not_hold() -> None:
     assert {cell.isa for cell in cells} == {"avx2"}
     assert [(c.threads, c.prompt, c.decode, c.sequences) for c in cells] == [
         (1, 512, 128, 0),
-        (1, 0, 128, 8),
+        (1, 0, 64, 8),
         (2, 512, 128, 0),
-        (2, 0, 128, 8),
+        (2, 0, 64, 8),
     ]
 
 
@@ -191,7 +191,7 @@ def test_another_machine_or_build_is_another_series() -> None:
 def test_output_of_programs() -> None:
     assert read_objects('[INFO] x\n{"a": 1}\nb\n{"a": 2}\n') == [{"a": 1}, {"a": 2}]
     assert read_objects('words\n[\n {"a": 1},\n {"a": 2}\n]\n') == [{"a": 1}, {"a": 2}]
-    with pytest.raises(SystemExit, match="status 3.*\n.*\nbecause"):
+    with pytest.raises(SystemExit, match=r"status 3.*\n.*\nbecause"):
         run_process([sys.executable, "-c", "import sys; print('because', file=sys.stderr); sys.exit(3)"])
 
 
@@ -221,25 +221,15 @@ def test_a_whole_run_is_continued_and_reported(tmp_path: Path) -> None:
     peer, count, results = tmp_path / "llama bench", tmp_path / "count", tmp_path / "results.jsonl"
     peer.write_text(PEER.format(python=sys.executable, count=str(count)))
     peer.chmod(0o755)
-    command = [
-        "--llama-bench",
-        f"'{peer}' -fa 1",
-        "--threads",
-        "1",
-        "--decode",
-        "4",
-        "--retries",
-        "0",
-        "--json",
-        results,
-    ]
+    command = ["--llama-bench", f"'{peer}' -fa 1", "--json", results]
+    command += ["--threads", "1", "--decode", "4", "--retries", "0"]
     work = ["--pairs", "1", "--prompts", "8,13", "--sequences", "2", bundled_model()]
     done = run_engine(*command, *work)
     assert done.returncode == 1
     assert "decode 4, prefill 8, round 1" in done.stderr
     assert "prefill 13 was given up: " in done.stderr
     assert "the peer dies of 13" in done.stderr
-    assert "## 2 sequences of 4 tokens" in done.stdout
+    assert "## 2 sequences of 64 tokens" in done.stdout
     assert count.read_text() == "xx"
 
     planned = run_engine(*command, "--pairs", "2", "--dry-run", "--prompts", "8", bundled_model())

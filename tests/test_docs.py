@@ -16,7 +16,8 @@ import toys
 from task_items import data_folder
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("training/*/*.md")])
+FOLDERS = ("", "docs/", "benchmarks/", "training/*/")
+DOCUMENTS = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}*.md"))
 README = (ROOT / "README.md").read_text()
 
 
@@ -148,6 +149,36 @@ def test_tables_of_the_experiments_are_those_of_the_results() -> None:
     made = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True).stdout
     page = (ROOT / "docs" / "experiments.md").read_text()
     assert made.strip() in page, "run experiments/report.py"
+
+
+def test_the_page_on_performance_is_that_of_the_results() -> None:
+    command = [sys.executable, "benchmarks/engine.py", "--report", "benchmarks/results/engine.jsonl"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    page = re.sub(r"^!\[.*\n\n", "", (ROOT / "docs" / "performance.md").read_text(), flags=re.MULTILINE)
+    assert made == page, "run benchmarks/engine.py --report, as benchmarks/README.md says"
+
+
+def benchmark_commands() -> dict[str, set[str]]:
+    """Program -> the options that the documents use."""
+    options: dict[str, set[str]] = {}
+    for path in (ROOT / "benchmarks" / "README.md", ROOT / "docs" / "performance.md"):
+        for program, words in re.findall(r"^    python benchmarks/(\S+)(.*)$", path.read_text(), re.MULTILINE):
+            options.setdefault(program, set()).update(re.findall(r"--[a-z][\w-]*", words.partition("#")[0]))
+    return options
+
+
+@pytest.mark.parametrize(("program", "options"), benchmark_commands().items())
+def test_benchmarks_have_the_options_that_documents_use(program: str, options: set[str]) -> None:
+    command = [sys.executable, f"benchmarks/{program}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert options <= set(re.findall(r"--[a-z][\w-]*", done.stdout))
+
+
+def test_readme_lists_every_benchmark() -> None:
+    index = (ROOT / "benchmarks" / "README.md").read_text()
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        if '__name__ == "__main__"' in path.read_text() and path.name != "engine_runs.py":
+            assert f"| `{path.name}` |" in index, f"benchmarks/README.md does not list {path.name}"
 
 
 def test_readme_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
