@@ -174,8 +174,8 @@ def run_all(options: argparse.Namespace, cells: Sequence[Cell], journal: Journal
             try:
                 one = measure_round(cell, number, paths, options.peers, file)
             except RunFailed as error:
-                failed[cell] = f"{label(cell)} was given up: {error}"
-                print(failed[cell], file=sys.stderr)
+                failed[cell] = f"{label(cell)} was given up, as said above."
+                print(f"{label(cell)} is given up: {error}", file=sys.stderr)
                 break
             journal.write_round(cell, one)
             rest = [each for each in todo[index + 1 :] if each[1] not in failed]

@@ -35,7 +35,7 @@ def contenders(cell: Cell, number: int, peers: Peers) -> list[str]:
         return [OURS]
     names = [OURS, *peers.get(cell.isa, {})]
     names = names[number % len(names) :] + names[: number % len(names)]
-    return [*names, FLOOR] if cell.decode and number % FLOOR_EVERY == 0 else names
+    return [*names, FLOOR] if number % FLOOR_EVERY == 0 else names
 
 
 def expected_s(cell: Cell, number: int, peers: Peers, results: Results) -> float:

@@ -212,6 +212,18 @@ print(json.dumps(tests, indent=1))
 """
 
 
+INTERRUPTING = """#!{python}
+import os, signal, sys, time
+if "--version" in sys.argv:
+    sys.exit()
+if os.path.exists({seen!r}):
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(60)
+open({seen!r}, "w").close()
+print('{{"n_prompt": 8, "n_gen": 0, "avg_ts": 10.0}}')
+"""
+
+
 def run_engine(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(BENCHMARKS / "engine.py"), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
@@ -227,7 +239,7 @@ def test_a_whole_run_is_continued_and_reported(tmp_path: Path) -> None:
     done = run_engine(*command, *work)
     assert done.returncode == 1
     assert "decode 4, prefill 8, round 1" in done.stderr
-    assert "prefill 13 was given up: " in done.stderr
+    assert "prefill 13 was given up" in done.stderr
     assert "the peer dies of 13" in done.stderr
     assert "## 2 sequences of 64 tokens" in done.stdout
     assert count.read_text() == "xx"
@@ -259,6 +271,21 @@ def test_a_whole_run_is_continued_and_reported(tmp_path: Path) -> None:
     if len(words) > 2:
         assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")
         assert "](roofline.png)" in done.stdout
+
+
+def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
+    """The peer interrupts the benchmark in its second run, as the terminal does."""
+    peer, results = tmp_path / "llama-bench", tmp_path / "results.jsonl"
+    peer.write_text(INTERRUPTING.format(python=sys.executable, seen=str(tmp_path / "seen")))
+    peer.chmod(0o755)
+    words = ["--threads", "1", "--decode", "0", "--prompts", "8", "--retries", "0", "--pairs", "2"]
+    done = run_engine("--llama-bench", peer, "--json", results, *words, bundled_model())
+    assert done.returncode == 1
+    assert "Interrupted; the same command goes on from here." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "medians of 1 round " in done.stdout
+    (cell,) = read_results(results).attempts
+    assert [each.number for each in read_results(results).rounds(cell)] == [0]
 
 
 @pytest.mark.parametrize(
