@@ -14,6 +14,7 @@ from ingle.errors import UsageError
 if TYPE_CHECKING:
     from ingle.engine.generate import Generation
     from ingle.engine.model import Model, Options
+    from ingle.engine.profile import Profile
     from ingle.engine.token import Token
     from ingle.text.tools import Tool
 
@@ -86,6 +87,11 @@ __all__ = ["command", "model_and_prompt"]
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON record with text, tokens and timings.")
 @click.option("-v", "--verbose", is_flag=True, help="Tell times, speeds and peak memory, on stderr.")
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Tell what each kind of block took and what this processor could do, on stderr; with --json in the record.",
+)
 def command(model: str | None, prompt: str | None, **options: Any) -> None:
     """Answer PROMPT with MODEL, or hold a conversation when there is no PROMPT.
 
@@ -104,6 +110,8 @@ def command(model: str | None, prompt: str | None, **options: Any) -> None:
         raise UsageError(
             f"{'--json' if options['as_json'] else '--raw'} needs a prompt; give one, or - to read it from stdin."
         )
+    if options["profile"] and prompt is None:
+        raise UsageError("--profile is about one answer; give a prompt, or - to read it from stdin.")
     if options["raw"] and options["system"] is not None:
         raise UsageError("--system needs the chat template that --raw leaves out; give one of them.")
     if options["raw"] and options["tools"] is not None:
@@ -185,7 +193,10 @@ def _answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any
     tokens: list[Token] = []
     writer = None if options["as_json"] else new_writer(tools)
     interrupted = False
-    with ExitStack() as reading:
+    profile = None
+    with ExitStack() as profiling, ExitStack() as reading:
+        if options["profile"]:
+            profile = profiling.enter_context(model.profiled())
         sampling = {**sampling, "on_prefill": reading.enter_context(loading_bar("Reading"))}
         if raw:
             answer = model.generate(prompt, **sampling)
@@ -206,11 +217,15 @@ def _answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any
     if writer is not None:
         writer.end()
     else:
-        _print_record(model, prompt, answer, tokens, interrupted, tools)
+        _print_record(model, prompt, answer, tokens, interrupted, tools, profile)
     if options["verbose"]:
         from ingle.cli.report import report
 
         report(model, answer.stats, tokens)
+    if profile is not None and writer is not None:
+        from ingle.cli.profile import print_profile
+
+        print_profile(profile, profile.roof())
     if interrupted:
         raise click.Abort
     _tell_if_cut(tokens, options)
@@ -225,7 +240,13 @@ def _tell_if_cut(tokens: list[Token], options: dict[str, Any]) -> None:
 
 
 def _print_record(
-    model: Model, prompt: str, answer: Generation, tokens: list[Token], interrupted: bool, tools: list[Tool]
+    model: Model,
+    prompt: str,
+    answer: Generation,
+    tokens: list[Token],
+    interrupted: bool,
+    tools: list[Tool],
+    profile: Profile | None,
 ) -> None:
     """The one record on stdout."""
     from dataclasses import asdict
@@ -255,5 +276,6 @@ def _print_record(
         ],
         "sampling": asdict(answer.params),
         "timings": answer.stats.as_dict(),
+        **({} if profile is None else {"profile": profile.as_dict(profile.roof())}),
     }
     click.echo(json_line(record))

@@ -30,6 +30,7 @@ from ingle.text import ChatTemplate, Tokenizer, metadata_from_hf
 
 if TYPE_CHECKING:
     from ingle.engine.chat import Chat
+    from ingle.engine.profile import Profile
     from ingle.text.grammar import Grammar
     from ingle.text.tools import Tool
 
@@ -191,6 +192,23 @@ class Model:
         runner, slots = self._open_parts()
         with slots.lend_all():
             yield runner
+
+    @contextmanager
+    def profiled(self) -> Iterator[Profile]:
+        """Add up what each kind of block takes, in all that the model computes inside the `with`: see `Profile`."""
+        from ingle.engine.profile import Profile, Profiled, threads_of
+
+        runner, _ = self._open_parts()
+        with runner.lock:
+            backend = runner.backend
+            profile = Profile(threads_of(backend))
+            runner.backend = Profiled(backend, profile)
+        try:
+            yield profile
+        finally:
+            with runner.lock:
+                runner.backend = backend
+                profile.end()
 
     def close(self) -> None:
         """Let go of the memory; unfinished answers end with an error. A second call does nothing."""

@@ -1,0 +1,288 @@
+"""Where the time of an answer goes, by phase and kind of block, and how far that is from what the processor could do.
+
+A block must read its weights and the keys and values of the cache, and must multiply; the slower of the two is its
+floor. Adding up costs two readings of a clock and about two microseconds of Python for each block (measured: under 1 %
+of decoding a model of 125M, nothing that can be seen of prefill).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingle import _core
+from ingle.backends.base import Backend, Cache, KVType, Rows, State
+from ingle.backends.machine import available_bytes, default_threads
+from ingle.models.spec import Spec
+from ingle.models.tensor import Tensor
+
+__all__ = ["KINDS", "Kind", "PhaseName", "PhaseWork", "Profile", "Profiled", "Roof", "Work", "threads_of"]
+
+Kind = Literal["embed", "attention", "feed_forward", "logits"]
+PhaseName = Literal["prefill", "decode", "decode together"]
+
+KINDS: tuple[Kind, ...] = ("embed", "attention", "feed_forward", "logits")
+_MIN_READ_BYTES, _MAX_READ_BYTES = 1 << 20, 1 << 30  # of a measurement: beyond the largest caches nothing changes
+
+
+@dataclass(slots=True)
+class Work:
+    """What calls took, what they had to read, and what they had to compute (a multiplication and an addition are two).
+
+    weight_bytes: as the backend holds them, once for each call; of the embedding the rows looked up, of a mixture
+    as many experts as the rows could use at most. kv_bytes: of the KV cache, each position once for each call.
+    operations: of matrices, and of queries with keys and values; norms, rotations and the like are not counted.
+    """
+
+    calls: int = 0
+    time_s: float = 0.0
+    weight_bytes: int = 0
+    kv_bytes: int = 0
+    operations: int = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """All that had to be read."""
+        return self.weight_bytes + self.kv_bytes
+
+    def add(self, time_s: float, weight_bytes: int, operations: int, kv_bytes: int = 0) -> None:
+        """One call more."""
+        self.calls += 1
+        self.time_s += time_s
+        self.weight_bytes += weight_bytes
+        self.operations += operations
+        self.kv_bytes += kv_bytes
+
+
+@dataclass(slots=True)
+class PhaseWork:
+    """The steps of one phase: one `embed` each, with what follows it.
+
+    time_s: from the begin of each step to the begin of the next one.
+    """
+
+    steps: int = 0
+    rows: int = 0
+    time_s: float = 0.0
+    kinds: dict[Kind, Work] = field(default_factory=lambda: {kind: Work() for kind in KINDS})
+
+    @property
+    def rest_s(self) -> float:
+        """What was spent outside of the blocks: sampling, text, Python, and whoever read the tokens."""
+        return max(0.0, self.time_s - sum(work.time_s for work in self.kinds.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Roof:
+    """What this processor can do at most, measured: reading `read_bytes` over and over, and multiplying."""
+
+    isa: str
+    threads: int
+    read_bytes: int
+    read_gb_per_s: float
+    multiply_gop_per_s: float
+
+    @staticmethod
+    def measure(n_bytes: int, threads: int) -> Roof:
+        """Takes about a second, and up to 1 GiB of memory while it lasts.
+
+        n_bytes: what a step reads. More than 1 GiB is measured as 1 GiB, less than 1 MiB as 1 MiB, and where memory is
+        short a quarter of what is free. Raises BackendError for a number of threads that cannot be.
+        """
+        free = available_bytes()
+        most = _MAX_READ_BYTES if free is None else min(_MAX_READ_BYTES, free // 4)
+        read_bytes = max(_MIN_READ_BYTES, min(n_bytes, most))
+        bandwidth = _core.read_bandwidth(read_bytes, threads)
+        return Roof(_core.isa(), threads, read_bytes, bandwidth, _core.multiply_rate(threads))
+
+    def read_s(self, work: Work) -> float:
+        """Seconds that reading takes at least."""
+        return work.n_bytes / (self.read_gb_per_s * 1e9)
+
+    def multiply_s(self, work: Work) -> float:
+        """Seconds that computing takes at least."""
+        return work.operations / (self.multiply_gop_per_s * 1e9)
+
+    def floor_s(self, work: Work) -> float:
+        """Seconds that the work takes at least."""
+        return max(self.read_s(work), self.multiply_s(work))
+
+
+class Profile:
+    """What was computed since it was made, by phase: `prefill` (rows that follow each other in a slot), `decode` (one
+    row, also the last one of a prompt), `decode together` (one row of each of several slots)."""
+
+    def __init__(self, threads: int, clock: Callable[[], float] = perf_counter) -> None:
+        """threads: how many the backend computes with."""
+        self.threads = threads
+        self.phases: dict[PhaseName, PhaseWork] = {}
+        self.clock = clock
+        self._began = clock()
+        self._phase: PhaseWork | None = None
+
+    def begin_step(self, name: PhaseName, rows: int, began: float) -> PhaseWork:
+        """A step begins at `began`, and ends the one before; time before the first step counts as the first's."""
+        phase = self.phases.setdefault(name, PhaseWork())
+        (self._phase or phase).time_s += began - self._began
+        self._phase, self._began = phase, began
+        phase.steps += 1
+        phase.rows += rows
+        return phase
+
+    def end(self) -> None:
+        """The last step ends now. May be called again after further steps."""
+        now = self.clock()
+        if self._phase is not None:
+            self._phase.time_s += now - self._began
+        self._began = now
+
+    @property
+    def bytes_per_step(self) -> int:
+        """What a step reads, in the phase where that is most: the working set of decoding."""
+        phases = self.phases.values()
+        return max((sum(w.n_bytes for w in phase.kinds.values()) // phase.steps for phase in phases), default=0)
+
+    def roof(self) -> Roof:
+        """What the processor can do with this many bytes and threads; measured now, see `Roof.measure`."""
+        return Roof.measure(self.bytes_per_step, self.threads)
+
+    def as_dict(self, roof: Roof) -> dict[str, Any]:
+        """All numbers by their names, for JSON."""
+        return {**asdict(roof), "phases": {name: _phase_dict(phase, roof) for name, phase in self.phases.items()}}
+
+
+def _phase_dict(phase: PhaseWork, roof: Roof) -> dict[str, Any]:
+    kinds = {kind: {**asdict(work), "floor_s": roof.floor_s(work)} for kind, work in phase.kinds.items()}
+    return {
+        "steps": phase.steps,
+        "rows": phase.rows,
+        "time_s": phase.time_s,
+        "floor_s": sum(roof.floor_s(work) for work in phase.kinds.values()),
+        "rest_s": phase.rest_s,
+        "kinds": kinds,
+    }
+
+
+class Profiled:
+    """A backend that computes with another one and adds up in a `Profile` what its verbs take."""
+
+    def __init__(self, backend: Backend, profile: Profile) -> None:
+        self._inner = backend
+        self._profile = profile
+        self._clock = profile.clock
+        spec = backend.spec
+        self._windows = [spec.window_of(index) for index in range(spec.n_passes)]
+        self._multiplies = _multiplies_per_row(spec)
+        self._kinds = PhaseWork().kinds  # of the phase of the current step
+        self._rows = 0
+        self._attention: dict[int, tuple[int, int]] = {}  # by window: operations, bytes of the cache
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    @property
+    def spec(self) -> Spec:
+        return self._inner.spec
+
+    def load_embedding(self, tensors: Mapping[str, Tensor]) -> Any:
+        return self._inner.load_embedding(tensors)
+
+    def load_attention(self, tensors: Mapping[str, Tensor]) -> Any:
+        return self._inner.load_attention(tensors)
+
+    def load_feed_forward(self, tensors: Mapping[str, Tensor]) -> Any:
+        return self._inner.load_feed_forward(tensors)
+
+    def load_output(self, tensors: Mapping[str, Tensor], embedding: Any) -> Any:
+        return self._inner.load_output(tensors, embedding)
+
+    def new_cache(self, n_slots: int, context: int, kv_type: KVType = "f16") -> Cache:
+        return self._inner.new_cache(n_slots, context, kv_type)
+
+    def embed(self, embedding: Any, rows: Rows, cache: Any) -> State:
+        began = self._clock()
+        state = self._inner.embed(embedding, rows, cache)
+        time_s = self._clock() - began
+        n = self._rows = len(rows)
+        n_slots = 1 + int(np.count_nonzero(rows.slots[1:] != rows.slots[:-1])) if n > 1 else 1
+        name: PhaseName = "decode" if n == 1 else "prefill" if n_slots < n else "decode together"
+        self._kinds = self._profile.begin_step(name, n, began).kinds
+        self._attention = {window: self._attention_work(rows, window, cache) for window in set(self._windows)}
+        looked_up = 0 if rows.tokens is None else n * _bytes_of(embedding) // self.spec.n_vocab
+        self._kinds["embed"].add(time_s, looked_up, 0)
+        return state
+
+    def attention(self, block: Any, state: Any, pass_index: int) -> None:
+        began = self._clock()
+        self._inner.attention(block, state, pass_index)
+        time_s = self._clock() - began
+        self._kinds["attention"].add(time_s, _bytes_of(block), *self._attention[self._windows[pass_index]])
+
+    def feed_forward(self, block: Any, state: Any, pass_index: int) -> None:
+        began = self._clock()
+        self._inner.feed_forward(block, state, pass_index)
+        time_s = self._clock() - began
+        n_bytes, experts = _bytes_of(block), self.spec.experts
+        if experts is not None:
+            n_bytes = n_bytes * min(experts.n_experts, self._rows * experts.n_used) // experts.n_experts
+        self._kinds["feed_forward"].add(time_s, n_bytes, 2 * self._rows * self._multiplies["feed_forward"])
+
+    def logits(self, output: Any, state: Any, wanted: NDArray[np.int32]) -> NDArray[np.float32]:
+        began = self._clock()
+        logits = self._inner.logits(output, state, wanted)
+        time_s = self._clock() - began
+        self._kinds["logits"].add(time_s, _bytes_of(output), 2 * len(wanted) * self._multiplies["logits"])
+        return logits
+
+    def _attention_work(self, rows: Rows, window: int, cache: Cache) -> tuple[int, int]:
+        """Operations and bytes of the cache of one attention block with a window (0 = everything)."""
+        spec = self.spec
+        if len(rows) == 1:
+            seen = read = int(rows.positions[0]) + 1
+            if window:
+                seen = read = min(seen, window)
+        else:
+            last = np.append(rows.slots[1:] != rows.slots[:-1], True)
+            first = np.append(True, last[:-1])
+            counts = rows.positions.astype(np.int64) + 1
+            reads, each = counts[last], counts
+            if window:  # the first row of a slot sees so many, each further one a new one more
+                reads = np.minimum(reads, window + counts[last] - counts[first])
+                each = np.minimum(counts, window)
+            seen, read = int(each.sum()), int(reads.sum())
+        operations = 2 * len(rows) * self._multiplies["attention"] + 4 * seen * spec.n_heads * spec.head_dim
+        return operations, read * cache.n_bytes // (cache.n_slots * cache.context * spec.n_passes)
+
+
+def threads_of(backend: Backend) -> int:
+    """How many threads a backend computes with; for one that does not say, what is best here."""
+    threads = getattr(backend, "n_threads", None)
+    return threads if isinstance(threads, int) else default_threads()
+
+
+def _multiplies_per_row(spec: Spec) -> dict[Kind, int]:
+    """Weights of matrices that a row is multiplied with, by kind of block."""
+    matrices = 3 if spec.gated else 2
+    if spec.experts is None:
+        feed_forward = matrices * spec.n_ff
+    else:
+        feed_forward = spec.experts.n_used * matrices * spec.experts.n_ff + spec.experts.n_experts
+    return {
+        "embed": 0,
+        "attention": 2 * (spec.n_heads + spec.n_kv_heads) * spec.head_dim * spec.n_embd,
+        "feed_forward": feed_forward * spec.n_embd,
+        "logits": spec.n_vocab * spec.n_embd,
+    }
+
+
+def _bytes_of(block: Any) -> int:
+    """Bytes of a block's tensors in memory: the native backend says, the reference has a dictionary of arrays."""
+    if isinstance(block, dict):
+        return sum(array.nbytes for array in block.values())
+    return int(block.n_bytes)
