@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "arena.h"
 #include "linear.h"
 #include "planes.h"
 #include "probe.h"
@@ -25,13 +26,14 @@ using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu
 using Result = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 
 std::unique_ptr<Matrix> load(int type, int64_t n, int64_t k, const Bytes& data, int n_threads) {
-  auto matrix = matrix_allocate(type, n, k);
+  Arena arena;
+  auto matrix = matrix_allocate(arena, type, n, k);
   const size_t expected = size_t(n) * ggml_row_bytes(type, k);
   if (data.size() != expected) {
     throw std::invalid_argument("Expected " + std::to_string(expected) + " bytes for this matrix, but got " +
                                 std::to_string(data.size()) + ".");
   }
-  for (int t = 0; t < n_threads; ++t) matrix_rearrange(*matrix, data.data(), t, n_threads);
+  for (int t = 0; t < n_threads; ++t) matrix_rearrange(*matrix, SourceInMemory(data.data()), t, n_threads);
   return matrix;
 }
 

@@ -9,12 +9,16 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <memory>
 #include <new>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -69,11 +73,34 @@ void translate(const std::exception_ptr& error, void*) {
     set_error("UnsupportedError", e.what());
   } catch (const MemoryLimitError& e) {
     set_error("MemoryLimitError", e.what());
+  } catch (const std::system_error& e) {
+    errno = e.code().value();
+    PyErr_SetFromErrno(PyExc_OSError);
   } catch (const std::bad_alloc&) {
     set_error("MemoryLimitError",
               "The system has no memory left for this; close other programs or load a smaller model.");
   }
 }
+
+// Part of an open file. Read and not mapped: a file that has become shorter, or a disk that fails, is then an error and
+// no signal, and what was read does not stay in this process's memory. Throws std::system_error.
+class SourceInFile final : public Source {
+ public:
+  SourceInFile(int file, int64_t begin) : file_(file), begin_(begin) {}
+  const uint8_t* read(size_t offset, size_t n, uint8_t* room) const override {
+    for (size_t done = 0; done < n;) {
+      const ssize_t got = ::pread(file_, room + done, n - done, static_cast<off_t>(offset + done) + begin_);
+      if (got > 0) done += static_cast<size_t>(got);
+      if (got == 0) throw std::system_error(ENODATA, std::generic_category());
+      if (got < 0 && errno != EINTR) throw std::system_error(errno, std::generic_category());
+    }
+    return room;
+  }
+
+ private:
+  int file_;
+  int64_t begin_;
+};
 
 // The array keeps `owner` alive; no copy.
 template <class T>
@@ -223,12 +250,21 @@ void bind_weights(nb::module_& m) {
           "add_matrix",
           [](Weights& weights, Decoder& decoder, const std::string& role, int type, int64_t n, int64_t k,
              const In<uint8_t, 1>& data) {
-            const uint8_t* bytes = data.data();
+            const SourceInMemory source(data.data());
             const size_t n_bytes = data.size();
             const nb::gil_scoped_release release;
-            weights.matrices[role] = decoder.load_matrix(type, n, k, bytes, n_bytes);
+            weights.matrices[role] = decoder.load_matrix(type, n, k, source, n_bytes);
           },
           "decoder"_a, "role"_a, "type_id"_a, "n"_a, "k"_a, "data"_a.noconvert())
+      .def(
+          "read_matrix",
+          [](Weights& weights, Decoder& decoder, const std::string& role, int type, int64_t n, int64_t k, int file,
+             int64_t offset, size_t n_bytes) {
+            const nb::gil_scoped_release release;
+            weights.matrices[role] = decoder.load_matrix(type, n, k, SourceInFile(file, offset), n_bytes);
+          },
+          "decoder"_a, "role"_a, "type_id"_a, "n"_a, "k"_a, "file"_a, "offset"_a, "n_bytes"_a,
+          "The matrix from an open file, by its descriptor. OSError where it cannot be read, or ends before n_bytes.")
       .def(
           "share_weight",
           [](Weights& weights, const Held<Embedding>& embedding) { weights.matrices["weight"] = embedding.block.weight; },

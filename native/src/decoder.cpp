@@ -45,7 +45,7 @@ Decoder::Decoder(Spec spec, int n_threads)
   plan_.sines.resize(spec_.ropes.size());
 }
 
-SharedMatrix Decoder::load_matrix(int ggml_type, int64_t n, int64_t k, const uint8_t* data, size_t n_bytes) {
+SharedMatrix Decoder::load_matrix(int ggml_type, int64_t n, int64_t k, const Source& source, size_t n_bytes) {
   std::shared_ptr<Matrix> matrix;
   size_t row_bytes = 0;
   try {
@@ -54,15 +54,15 @@ SharedMatrix Decoder::load_matrix(int ggml_type, int64_t n, int64_t k, const uin
         n_bytes % row_bytes != 0)
       throw BackendError("A matrix of shape [" + std::to_string(n) + ", " + std::to_string(k) + "] came with " +
                          std::to_string(n_bytes) + " bytes; expected rows of " + std::to_string(row_bytes) + " bytes.");
-    matrix = matrix_allocate(ggml_type, n, k);
+    matrix = matrix_allocate(arena_, ggml_type, n, k);
   } catch (const std::invalid_argument& error) {
     throw UnsupportedError(error.what());
   }
   std::unique_lock lock(mutex_, std::try_to_lock);
   if (lock)
-    team_.run([&](int thread, int n_threads) { matrix_rearrange(*matrix, data, thread, n_threads); });
+    team_.run([&](int thread, int n_threads) { matrix_rearrange(*matrix, source, thread, n_threads); });
   else
-    matrix_rearrange(*matrix, data, 0, 1);
+    matrix_rearrange(*matrix, source, 0, 1);
   return matrix;
 }
 

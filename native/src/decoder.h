@@ -18,6 +18,7 @@
 #include <mutex>
 #include <vector>
 
+#include "arena.h"
 #include "blocks.h"
 #include "buffer.h"
 #include "cache.h"
@@ -55,8 +56,9 @@ class Decoder {
   int n_threads() const { return team_.size(); }
 
   // A matrix from n rows of k values in the GGML layout, n_bytes in all. Threads of the team help unless a verb runs.
+  // What the source throws goes through.
   // Throws UnsupportedError for an unknown type or a k that is no multiple of its block, BackendError for another size.
-  SharedMatrix load_matrix(int ggml_type, int64_t n, int64_t k, const uint8_t* data, size_t n_bytes);
+  SharedMatrix load_matrix(int ggml_type, int64_t n, int64_t k, const Source& source, size_t n_bytes);
 
   // Exactly one of tokens [n] and hidden [n, E] is not nullptr. Throws BackendError unless slots and positions are as
   // ingle.backends.base.Rows says and within the cache.
@@ -84,6 +86,7 @@ class Decoder {
   const VectorOps& ops_;
   Team team_;
   std::mutex mutex_;
+  Arena arena_;
 
   uint64_t id_ = 0;  // of the current state; ids are never used twice in a process
   int64_t n_ = 0;    // rows of the current state

@@ -1,4 +1,5 @@
-// One row's share of a unit, read from GGML blocks: the step between a file and the planes.
+// Between the blocks of a GGML tensor and the panels of planes.h: into memory at loading, and back for one row.
+// Nothing is rounded: read_row gives bit for bit what dequantising the blocks gives.
 #pragma once
 #include <cstdint>
 
@@ -6,15 +7,10 @@
 
 namespace ingle {
 
-// Scales as 16-bit patterns, codes as stored in planes (not negative; for looked-up kinds the index).
-struct Unit {
-  uint16_t scale = 0;
-  uint16_t minimum = 0;    // already with the sign with which it is added
-  uint8_t sub_scales[16];  // of super-blocks, in the order of their lines in the unit
-  alignas(64) uint8_t codes[kSuper];
-};
+// Fills one panel from 16 rows of row_bytes in the GGML layout.
+void write_panel(Kind kind, const uint8_t* rows, size_t row_bytes, uint8_t* panel);
 
-// Reads one GGML block of a plane kind.
-void read_block(Kind kind, const uint8_t* block, Unit& unit);
+// Row `row` of 16 of a panel as floats: out [k].
+void read_row(Kind kind, const uint8_t* panel, int row, int64_t k, float* out);
 
 }  // namespace ingle

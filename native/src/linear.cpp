@@ -123,14 +123,14 @@ void Input::prepare(const float* x, int64_t ldx, int thread, int n_threads) {
   if (thread == 0) in.prepared.store(true, std::memory_order_relaxed);
 }
 
-std::unique_ptr<Matrix> matrix_allocate(int ggml_type, int64_t n, int64_t k) {
-  return std::make_unique<PanelMatrix>(ggml_type, n, k);
+std::unique_ptr<Matrix> matrix_allocate(Arena& arena, int ggml_type, int64_t n, int64_t k) {
+  return std::make_unique<PanelMatrix>(arena, ggml_type, n, k);
 }
 
-void matrix_rearrange(Matrix& w, const uint8_t* data, int thread, int n_threads) {
+void matrix_rearrange(Matrix& w, const Source& source, int thread, int n_threads) {
   auto& matrix = static_cast<PanelMatrix&>(w);
   const Share share(matrix.panels(), thread, n_threads);
-  matrix.rearrange(data, share.begin, share.end);
+  matrix.rearrange(source, share.begin, share.end);
 }
 
 void linear(const Matrix& w, const Input& x, float* y, int64_t ldy, bool accumulate, int thread, int n_threads) {

@@ -18,6 +18,8 @@
 
 namespace ingle {
 
+class Arena;
+
 // One matrix, rearranged. Types are GGML type numbers.
 class Matrix {
  public:
@@ -27,11 +29,27 @@ class Matrix {
   virtual void row(int64_t r, float* out) const = 0;  // dequantised row r: [k], bit for bit as ggml has it
 };
 
-// Memory for `matrix_*` is taken in the call; throws std::bad_alloc, or std::invalid_argument for an unknown type.
-// `data` holds n rows of k values in the GGML layout. rearrange() may be called by several threads for different parts:
-// first allocate, then each thread rearranges its share of the rows.
-std::unique_ptr<Matrix> matrix_allocate(int ggml_type, int64_t n, int64_t k);
-void matrix_rearrange(Matrix& w, const uint8_t* data, int thread, int n_threads);
+// The bytes of a matrix in the GGML layout: n rows of k values.
+class Source {
+ public:
+  virtual ~Source() = default;
+  // n bytes from `offset`: where they are, or laid in `room`, which has n. Called by several threads at once.
+  virtual const uint8_t* read(size_t offset, size_t n, uint8_t* room) const = 0;
+};
+
+class SourceInMemory final : public Source {
+ public:
+  explicit SourceInMemory(const uint8_t* data) : data_(data) {}
+  const uint8_t* read(size_t offset, size_t, uint8_t*) const override { return data_ + offset; }
+
+ private:
+  const uint8_t* data_;
+};
+
+// Throws std::bad_alloc, or std::invalid_argument for an unknown type. First allocate, then each thread rearranges its
+// share of the rows. What the source throws goes through.
+std::unique_ptr<Matrix> matrix_allocate(Arena& arena, int ggml_type, int64_t n, int64_t k);
+void matrix_rearrange(Matrix& w, const Source& source, int thread, int n_threads);
 
 // Rows of activations in the forms the kernels want. Buffers grow and are kept between calls.
 class Input {

@@ -31,6 +31,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "linear.h"
 
@@ -124,23 +125,20 @@ struct Panels {
 class PanelMatrix final : public Matrix {
  public:
   // Throws std::invalid_argument for an unknown type, a negative size or a k that is no multiple of the type's block.
-  PanelMatrix(int ggml_type, int64_t n, int64_t k);
-  ~PanelMatrix() override;
-  PanelMatrix(const PanelMatrix&) = delete;
-  PanelMatrix& operator=(const PanelMatrix&) = delete;
+  PanelMatrix(Arena& arena, int ggml_type, int64_t n, int64_t k);
 
   size_t bytes() const override { return panel_bytes_ * size_t(panels()); }
   void row(int64_t r, float* out) const override;
-  void rearrange(const uint8_t* data, int64_t panel_begin, int64_t panel_end);
+  void rearrange(const Source& source, int64_t panel_begin, int64_t panel_end);
 
   Kind kind() const { return kind_; }
   int64_t panels() const { return (n + kPanelRows - 1) / kPanelRows; }
-  Panels view() const { return {data_, panel_bytes_, n, k}; }
+  Panels view() const { return {data_.get(), panel_bytes_, n, k}; }
 
  private:
   Kind kind_;
   size_t panel_bytes_ = 0;
-  uint8_t* data_ = nullptr;
+  std::shared_ptr<uint8_t> data_;
 };
 
 // Bytes of one row of k values in the GGML layout. Throws as PanelMatrix does.

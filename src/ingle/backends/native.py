@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,8 +77,7 @@ class NativeBackend:
                 self._add_matrix(weights, role, tensor)
             elif role in _EXPERTS:
                 for i in range(tensor.shape[0]):
-                    part = tensor.rows(i, i + 1)
-                    self._add_matrix(weights, f"{role}.{i}", Tensor(part.name, part.shape[1:], part.type, part.data))
+                    self._add_matrix(weights, f"{role}.{i}", replace(tensor.rows(i, i + 1), shape=tensor.shape[1:]))
             else:
                 weights.add_vector(role, np.ascontiguousarray(tensor.float32(), np.float32).reshape(-1))
         return weights
@@ -86,7 +86,15 @@ class NativeBackend:
         if len(tensor.shape) != 2:
             raise BackendError(f"Tensor {tensor.name} has the shape {tensor.shape}; expected a matrix for {role}.")
         n, k = tensor.shape
-        weights.add_matrix(self._decoder, role, tensor.type.id, n, k, np.ascontiguousarray(tensor.data))
+        stored = tensor.stored
+        if stored is None:
+            weights.add_matrix(self._decoder, role, tensor.type.id, n, k, np.ascontiguousarray(tensor.data))
+            return
+        file = stored.file.descriptor
+        try:
+            weights.read_matrix(self._decoder, role, tensor.type.id, n, k, file, stored.offset, stored.n_bytes)
+        except OSError as error:
+            raise stored.unreadable(error) from None
 
     def new_cache(self, n_slots: int, context: int, kv_type: KVType = "f16") -> _core.Cache:
         try:

@@ -10,12 +10,13 @@ from ingle.gguf.dequantize import dequantize, has_nonfinite_scales
 from ingle.gguf.metadata import Metadata, StringArray, TypedValue, Value, ValueType
 from ingle.gguf.policy import FileType, tensor_type_for
 from ingle.gguf.quantize import QUANTIZABLE_TYPES, quantize
-from ingle.gguf.reader import GGUFFile, TensorInfo, open_gguf, release_pages
+from ingle.gguf.reader import FileBytes, GGUFFile, TensorInfo, open_gguf, release_pages
 from ingle.gguf.types import TensorType
 from ingle.gguf.writer import TensorToWrite, write_gguf
 
 __all__ = [
     "QUANTIZABLE_TYPES",
+    "FileBytes",
     "FileType",
     "GGUFFile",
     "Metadata",

@@ -3,19 +3,20 @@
 `open_gguf` maps the file (all parts of a split one) and walks its header once. Tensor data are views of the map, so
 opening a file of any size costs the walk over its header alone.
 
-A file must not be truncated while it is open: reading a mapped page that is gone ends the process (SIGBUS). Ingle
-itself only ever replaces files whole.
+A file should not be truncated while it is open: touching a mapped page that is gone ends the process (SIGBUS). Ingle
+itself only ever replaces files whole, and loads a model by reading (`FileBytes`), where that is an error like others.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap as mmap_module
 import os
 import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from mmap import ACCESS_READ, mmap
+from mmap import MAP_PRIVATE, PROT_READ, mmap
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -27,10 +28,57 @@ from ingle.gguf.header import Header, read_header
 from ingle.gguf.metadata import Metadata, printable
 from ingle.gguf.types import TensorType
 
-__all__ = ["GGUFFile", "TensorInfo", "open_gguf", "release_pages"]
+__all__ = ["FileBytes", "GGUFFile", "TensorInfo", "open_gguf", "release_pages"]
 
 _PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
+
+
+class OpenFile:
+    """A file open for reading until the last reference to this goes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class FileBytes:
+    """A stretch of an open file, to be read: what was read stays in no map of this process."""
+
+    file: OpenFile
+    offset: int
+    n_bytes: int
+
+    def read(self) -> npt.NDArray[np.uint8]:
+        """uint8[n_bytes], read-only; GGUFError when the file has become shorter or the disk fails."""
+        pieces: list[bytes] = []  # one, unless the system reads less than it is asked for
+        left = self.n_bytes
+        try:
+            while left > 0:
+                pieces.append(os.pread(self.file.descriptor, left, self.offset + self.n_bytes - left))
+                if not pieces[-1]:
+                    raise OSError(errno.ENODATA, "")
+                left -= len(pieces[-1])
+        except OSError as error:
+            raise self.unreadable(error) from None
+        return np.frombuffer(b"".join(pieces), np.uint8)
+
+    def part(self, start: int, stop: int) -> FileBytes:
+        """Bytes [start, stop) of these."""
+        return FileBytes(self.file, self.offset + start, stop - start)
+
+    def unreadable(self, error: OSError) -> GGUFError:
+        """What to raise for an `error` of the system; ENODATA means that the file ends."""
+        what = "it ends before them" if error.errno == errno.ENODATA else error.strerror
+        return GGUFError(
+            f"{self.file.path} changed or failed while it was read: expected {self.n_bytes} bytes at {self.offset}, "
+            f"but {what}: check the disk, or download or convert the file again"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +89,24 @@ class TensorInfo:
     #: rows first, the weights of one row last (NumPy order; the file stores the reverse)
     shape: tuple[int, ...]
     type: TensorType
-    n_bytes: int
-    #: the file that holds the tensor (a part, for a split one), and where in it the first byte is
-    path: Path
-    offset: int
+    #: where the tensor lies in its file (a part, for a split one)
+    stored: FileBytes
     #: uint8[n_bytes], a read-only view of the memory map
     data: npt.NDArray[np.uint8] = field(repr=False, compare=False)
+
+    @property
+    def n_bytes(self) -> int:
+        return self.stored.n_bytes
+
+    @property
+    def path(self) -> Path:
+        """The file that holds the tensor."""
+        return self.stored.file.path
+
+    @property
+    def offset(self) -> int:
+        """Where in the file the first byte is."""
+        return self.stored.offset
 
 
 class GGUFFile:
@@ -105,9 +165,13 @@ class GGUFFile:
 class _Part:
     """One mapped file and its header."""
 
-    path: Path
+    file: OpenFile
     buffer: mmap
     header: Header
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
 
     @classmethod
     def open(cls, path: Path) -> _Part:
@@ -117,13 +181,14 @@ class _Part:
                 raise GGUFError(f"{path} is not a file but a directory or device: give the path of a .gguf file")
             if status.st_size == 0:
                 raise GGUFError(f"{path} is empty (0 bytes) where a GGUF file was expected: download it again")
-            with path.open("rb") as file:
-                buffer = mmap(file.fileno(), 0, access=ACCESS_READ)
+            file = OpenFile(path)
+            # private: what FUSE offers everywhere
+            buffer = mmap(file.descriptor, 0, MAP_PRIVATE, PROT_READ)
         except FileNotFoundError:
             raise GGUFError(f"there is no file {path}: check the path of the GGUF file") from None
         except (OSError, ValueError) as error:
             raise GGUFError(f"{path} cannot be read ({error}): check its permissions and the disk") from None
-        return cls(path, buffer, read_header(buffer, str(path)))
+        return cls(file, buffer, read_header(buffer, str(path)))
 
     @property
     def number(self) -> int:
@@ -139,7 +204,7 @@ class _Part:
         data = np.frombuffer(self.buffer, np.uint8)
         return {
             t.name: TensorInfo(
-                t.name, t.shape, t.type, t.n_bytes, self.path, t.start, data[t.start : t.start + t.n_bytes]
+                t.name, t.shape, t.type, FileBytes(self.file, t.start, t.n_bytes), data[t.start : t.start + t.n_bytes]
             )
             for t in self.header.tensors
         }

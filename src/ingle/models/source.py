@@ -87,7 +87,7 @@ class GGUFSource:
 
     def _tensor(self, name: str) -> Tensor:
         info = self._file.tensors[name]
-        return Tensor(name, tuple(info.shape), info.type, info.data)
+        return Tensor(name, tuple(info.shape), info.type, info.data, info.stored)
 
     def pieces(self, name: str) -> Iterator[Tensor]:
         yield self._tensor(name)
