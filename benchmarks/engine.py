@@ -164,7 +164,8 @@ def run_all(options: argparse.Namespace, cells: Sequence[Cell], journal: Journal
     """Every round that is not there yet, round by round over all cells; the sentences of what failed."""
     results, paths = journal.results, {path.name: path for path in options.models}
     todo = missing(options, cells, results)
-    began, failed = time.monotonic(), {}
+    began = time.monotonic()
+    failed: dict[Cell, str] = {}
     for index, (number, cell) in enumerate(todo):
         file = results.files[cell.file]
         expected = expected_s(cell, number, options.peers, results)

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,7 @@ def run_peer(name: str, command: Sequence[str], path: str, cell: Cell) -> tuple[
     return run, others or 0.0
 
 
-MODES = {"measure": measure, "sequences": measure_sequences, "floor": measure_floor}
+MODES: dict[str, Callable[..., Run]] = {"measure": measure, "sequences": measure_sequences, "floor": measure_floor}
 
 if __name__ == "__main__":
     if sys.argv[1] == "describe":
