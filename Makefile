@@ -2,6 +2,7 @@
 #
 #   make run     install into .venv and let the bundled model tell a story
 #   make test    install what the tests need, then lint, types, tests
+#   make wasm    build the core for browsers: build/ingle.wasm
 #   make clean   remove what was built
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/src/*)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint types clean
+.PHONY: run test lint types wasm clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ingle
@@ -25,6 +26,9 @@ lint: $(VENV)/ingle-test
 
 types: $(VENV)/ingle-test
 	$(BIN)/mypy
+
+wasm: $(VENV)/ingle-test
+	$(BIN)/python native/build_wasm.py build/ingle.wasm
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Ingle needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Say which to use: make run PYTHON=python3.12")'

@@ -1,7 +1,6 @@
 #include "cache.h"
 
-#include <sys/mman.h>
-
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -45,15 +44,17 @@ Cache::Cache(const Spec& spec, int64_t n_slots, int64_t context, KVType type)
       bytes_(bytes_needed(spec, n_slots, context, type)) {
   key_bytes_ = pages(context) * kPage * head_dim_ * value_bytes_;
   region_bytes_ = key_bytes_ + pages(context) * kPage * padded_dim(head_dim_) * value_bytes_;
-  void* data = mmap(nullptr, static_cast<size_t>(bytes_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED)
+  // Large zeroed memory comes from the system page by page, as it is written.
+  constexpr auto kLine = size_t{64};
+  if (bytes_ <= PTRDIFF_MAX - static_cast<int64_t>(kLine))
+    memory_.reset(std::calloc(static_cast<size_t>(bytes_) + kLine, 1));
+  if (!memory_)
     throw MemoryLimitError("The system refused the " + std::to_string(bytes_ >> 20) + " MiB of a KV cache for " +
                            std::to_string(n_slots) + " x " + std::to_string(context) +
                            " positions; ask for a smaller context.");
-  data_ = static_cast<uint8_t*>(data);
+  data_ = static_cast<uint8_t*>(memory_.get());
+  data_ += -reinterpret_cast<uintptr_t>(data_) % kLine;
 }
-
-Cache::~Cache() { munmap(data_, static_cast<size_t>(bytes_)); }
 
 bool Cache::fits(const Spec& spec) const {
   return n_passes_ == static_cast<int64_t>(spec.passes.size()) && n_kv_heads_ == spec.n_kv_heads &&

@@ -5,6 +5,8 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 
 #include "spec.h"
 
@@ -14,9 +16,6 @@ class Cache {
  public:
   // Throws BackendError for sizes below one, MemoryLimitError where the address space or the system refuses.
   Cache(const Spec& spec, int64_t n_slots, int64_t context, KVType type);
-  ~Cache();
-  Cache(const Cache&) = delete;
-  Cache& operator=(const Cache&) = delete;
 
   // Bytes that such a cache takes when it is full. Throws as the constructor does.
   static int64_t bytes_needed(const Spec& spec, int64_t n_slots, int64_t context, KVType type);
@@ -42,7 +41,11 @@ class Cache {
   int64_t key_bytes_;     // of a region's keys
   int64_t region_bytes_;
   int64_t bytes_;
-  uint8_t* data_;
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  std::unique_ptr<void, Free> memory_;
+  uint8_t* data_;  // the first line in it
 };
 
 }  // namespace ingle

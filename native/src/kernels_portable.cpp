@@ -1,5 +1,11 @@
 #include "simd_portable.h"
 
+namespace ingle {
+namespace {
+using Simd = PortableSimd;
+}
+}  // namespace ingle
+
 #include "kernels_impl.h"
 
 namespace ingle {

@@ -8,7 +8,7 @@
 namespace ingle {
 namespace {
 
-struct Simd {
+struct PortableSimd {
   static constexpr int kLanes = 4;  // rows of a panel in one vector
   static constexpr bool kSignedBytes = false;
   static constexpr int kStreams = 1;     // panels in flight for one or two rows of activations
