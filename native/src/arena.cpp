@@ -32,7 +32,6 @@ std::shared_ptr<uint8_t> allocate(size_t bytes) {
 std::shared_ptr<uint8_t> Arena::take(size_t bytes) {
   bytes = (bytes + size_t(kLine) - 1) / size_t(kLine) * size_t(kLine);
   if (bytes >= kSlab / 4) return allocate(bytes);
-  const std::lock_guard lock(mutex_);
   if (bytes > rest_bytes_) {
     rest_ = allocate(kSlab);
     rest_bytes_ = kSlab;

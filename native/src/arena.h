@@ -7,17 +7,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 
 namespace ingle {
 
+// One thread at a time.
 class Arena {
  public:
   // `bytes` on a 64-byte line, not initialised. Throws std::bad_alloc.
   std::shared_ptr<uint8_t> take(size_t bytes);
 
  private:
-  std::mutex mutex_;
   std::shared_ptr<uint8_t> rest_;  // of the newest slab
   size_t rest_bytes_ = 0;
 };

@@ -54,6 +54,7 @@ SharedMatrix Decoder::load_matrix(int ggml_type, int64_t n, int64_t k, const Sou
         n_bytes % row_bytes != 0)
       throw BackendError("A matrix of shape [" + std::to_string(n) + ", " + std::to_string(k) + "] came with " +
                          std::to_string(n_bytes) + " bytes; expected rows of " + std::to_string(row_bytes) + " bytes.");
+    const std::lock_guard lock(arena_mutex_);
     matrix = matrix_allocate(arena_, ggml_type, n, k);
   } catch (const std::invalid_argument& error) {
     throw UnsupportedError(error.what());

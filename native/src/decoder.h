@@ -86,6 +86,7 @@ class Decoder {
   const VectorOps& ops_;
   Team team_;
   std::mutex mutex_;
+  std::mutex arena_mutex_;  // loading may go on beside a verb
   Arena arena_;
 
   uint64_t id_ = 0;  // of the current state; ids are never used twice in a process
