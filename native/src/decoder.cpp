@@ -40,7 +40,7 @@ Decoder::Decoder(Spec spec, int n_threads)
     : spec_(checked(std::move(spec))),
       ops_(vector_ops()),
       team_(checked_threads(n_threads)),
-      scratch_(static_cast<size_t>(n_threads)) {
+      own_(static_cast<size_t>(n_threads)) {
   plan_.cosines.resize(spec_.ropes.size());
   plan_.sines.resize(spec_.ropes.size());
 }
@@ -91,15 +91,21 @@ void Decoder::plan_rows(const int32_t* slots, const int32_t* positions, int64_t 
   plan_.slots.assign(slots, slots + n);
   plan_.positions.assign(positions, positions + n);
   plan_.cache = std::move(cache);
-  const int64_t most = std::max<int64_t>(1, kTileQueries / std::min(spec_.group(), kTileQueries));
+  const int64_t group = spec_.group(), most = std::min(group, kTileQueries);
   plan_.tiles.clear();
+  plan_.apart = true;
   for (int64_t i = 0; i < n; ++i) {
     const bool goes_on = i > 0 && slots[i] == slots[i - 1];
-    if (goes_on && plan_.tiles.back().n_rows < most)
+    if (goes_on) plan_.apart = false;
+    if (goes_on && plan_.tiles.back().n_rows < kTileQueries / most)
       ++plan_.tiles.back().n_rows;
     else
       plan_.tiles.push_back({i, 1});
   }
+  // Heads of a group share what they read; they part only where there would be less work than threads.
+  const int64_t items = spec_.n_kv_heads * static_cast<int64_t>(plan_.tiles.size());
+  plan_.heads_of_item = items >= n_threads() ? most : std::clamp<int64_t>(group * items / n_threads(), 1, most);
+  if (plan_.heads_of_item < group) plan_.apart = false;
   for (size_t r = 0; r < spec_.ropes.size(); ++r) {
     const Rope& rope = spec_.ropes[r];
     const auto pairs = static_cast<int64_t>(rope.frequencies.size());
@@ -118,11 +124,91 @@ void Decoder::norm(const Norm& weights, const float* x, float* y) const {
   ops_.norm(spec_.norm, x, weights.weight.data(), weights.bias_or_null(), spec_.norm_eps, y, spec_.n_embd);
 }
 
-void Decoder::join(int64_t row) {
-  if (!pending_) return;
-  float* delta = delta_ + row * spec_.n_embd;
+// x += delta; the delta is normed in place where the family wants that.
+void Decoder::join(float* x, float* delta) const {
   if (pending_norm_) norm(*pending_norm_, delta, delta);
-  ops_.add(x_ + row * spec_.n_embd, delta, spec_.n_embd);
+  ops_.add(x, delta, spec_.n_embd);
+}
+
+void Decoder::reserve_inputs(std::initializer_list<const Linear*> readers, int64_t k, int64_t n) {
+  normed_.reserve(n * k);
+  for (Own& own : own_) {
+    own.x.reserve(k);
+    own.normed.reserve(k);
+  }
+  for (const Linear* w : readers) {
+    if (!w->matrix) continue;
+    input_.reserve(*w->matrix, n, k);
+    if (alone())
+      for (Own& own : own_) own.input.reserve(*w->matrix, 1, k);
+  }
+}
+
+void Decoder::reserve_inner(std::initializer_list<const Linear*> readers, int64_t k, int64_t n) {
+  for (const Linear* w : readers) {
+    inner_input_.reserve(*w->matrix, n, k);
+    if (alone())
+      for (Own& own : own_) own.inner.reserve(*w->matrix, 1, k);
+  }
+}
+
+const Input& Decoder::normed_input(const Norm& weights, bool joining, int thread, int n_threads) {
+  const int64_t width = spec_.n_embd;
+  if (alone()) {
+    Own& own = own_[static_cast<size_t>(thread)];
+    float *x = own.x.data(), *normed = own.normed.data();
+    std::memcpy(x, x_, static_cast<size_t>(width) * sizeof(float));
+    own.joined = joining && pending_;
+    if (own.joined) {
+      std::memcpy(normed, delta_, static_cast<size_t>(width) * sizeof(float));
+      join(x, normed);
+    }
+    norm(weights, x, normed);
+    own.input.prepare(normed, width, 0, 1);
+    return own.input;
+  }
+  const Share rows(n_, thread, n_threads);
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    if (joining && pending_) join(x_ + i * width, delta_ + i * width);
+    norm(weights, x_ + i * width, normed_.data() + i * width);
+  }
+  team_.barrier();
+  input_.prepare(normed_.data(), width, thread, n_threads);
+  team_.barrier();
+  return input_;
+}
+
+// After a barrier: nobody reads the old residual any more.
+void Decoder::keep_joined(int thread) {
+  const Own& own = own_[static_cast<size_t>(thread)];
+  if (thread == 0 && alone() && own.joined)
+    std::memcpy(x_, own.x.data(), static_cast<size_t>(spec_.n_embd) * sizeof(float));
+}
+
+const Input& Decoder::inner_input(const float* x, int64_t k, int thread, int n_threads) {
+  if (alone()) {
+    Input& mine = own_[static_cast<size_t>(thread)].inner;
+    mine.prepare(x, k, 0, 1);
+    return mine;
+  }
+  inner_input_.prepare(x, k, thread, n_threads);
+  team_.barrier();
+  return inner_input_;
+}
+
+// y [n, outputs] = (or +=) the product and its bias, for the outputs of this thread.
+void Decoder::multiply(const Linear& w, const Input& in, int64_t n, float* y, int64_t ldy, bool add, int thread,
+                       int n_threads) const {
+  if (!w.bias.empty()) {
+    const Columns mine = columns_of(*w.matrix, n, thread, n_threads);
+    for (int64_t i = 0; i < n; ++i) {
+      if (add)
+        ops_.add(y + i * ldy + mine.begin, w.bias.data() + mine.begin, mine.end - mine.begin);
+      else
+        std::copy(w.bias.begin() + mine.begin, w.bias.begin() + mine.end, y + i * ldy + mine.begin);
+    }
+  }
+  linear(*w.matrix, in, y, ldy, add || !w.bias.empty(), thread, n_threads);
 }
 
 State Decoder::embed(const Embedding& block, const int32_t* tokens, const float* hidden, const int32_t* slots,
@@ -147,7 +233,7 @@ State Decoder::embed(const Embedding& block, const int32_t* tokens, const float*
   n_ = n;
   pending_ = false;
   pending_norm_.reset();
-  team_.run([&](int thread, int n_threads) {
+  const auto begin = [&](int thread, int n_threads) {
     const Share rows(n, thread, n_threads);
     for (int64_t i = rows.begin; i < rows.end; ++i) {
       float* x = x_ + i * width;
@@ -160,7 +246,11 @@ State Decoder::embed(const Embedding& block, const int32_t* tokens, const float*
       ops_.scale_and_cap(x, spec_.embed_scale, 0, width);
       if (block.norm) norm(*block.norm, x, x);
     }
-  });
+  };
+  if (n == 1)
+    begin(0, 1);
+  else
+    team_.run(begin);
   id_ = new_id();
   return {id_, n, delta_buffer_};
 }
@@ -173,27 +263,29 @@ void Decoder::logits(const Output& block, const State& state, const int32_t* wan
   if (matrix.n != n_vocab || matrix.k != width) throw BackendError("The output was made for another model.");
   for (int64_t i = 0; i < n_wanted; ++i)
     if (wanted[i] < 0 || wanted[i] >= n_) throw BackendError(range("Row", wanted[i], n_));
-  float* normed = normed_.reserve(n_wanted * width);
-  input_.reserve(matrix, n_wanted, width);
-  const Floats& bias = block.linear.bias;
+  float* normed = normed_.reserve(std::max(n_, n_wanted) * width);
+  const bool single = alone() && n_wanted == 1;
+  reserve_inputs({&block.linear}, width, n_wanted);
   team_.run([&](int thread, int n_threads) {
-    const Share rows(n_, thread, n_threads);
-    for (int64_t i = rows.begin; i < rows.end; ++i) join(i);
-    team_.barrier();
-    const Share mine(n_wanted, thread, n_threads);
-    for (int64_t i = mine.begin; i < mine.end; ++i) {
-      norm(block.norm, x_ + wanted[i] * width, normed + i * width);
-      if (!bias.empty()) std::copy(bias.begin(), bias.end(), out + i * n_vocab);
+    const Input* in = &input_;
+    if (single) {
+      in = &normed_input(block.norm, true, thread, n_threads);
+    } else {
+      const Share rows(n_, thread, n_threads);
+      for (int64_t i = rows.begin; i < rows.end && pending_; ++i) join(x_ + i * width, delta_ + i * width);
+      team_.barrier();
+      const Share mine(n_wanted, thread, n_threads);
+      for (int64_t i = mine.begin; i < mine.end; ++i) norm(block.norm, x_ + wanted[i] * width, normed + i * width);
+      team_.barrier();
+      input_.prepare(normed, width, thread, n_threads);
+      team_.barrier();
     }
-    team_.barrier();
-    input_.prepare(normed, width, thread, n_threads);
-    team_.barrier();
-    linear(matrix, input_, out, n_vocab, !bias.empty(), thread, n_threads);
-    if (spec_.logit_scale == 1 && spec_.logit_softcap <= 0) return;
-    team_.barrier();
-    const Share values(n_wanted * n_vocab, thread, n_threads, 64);
-    ops_.scale_and_cap(out + values.begin, spec_.logit_scale, spec_.logit_softcap, values.end - values.begin);
+    multiply(block.linear, *in, n_wanted, out, n_vocab, false, thread, n_threads);
+    const Columns mine = columns_of(matrix, n_wanted, thread, n_threads);
+    for (int64_t i = 0; i < n_wanted; ++i)
+      ops_.scale_and_cap(out + i * n_vocab + mine.begin, spec_.logit_scale, spec_.logit_softcap, mine.end - mine.begin);
   });
+  if (single) keep_joined(0);
   pending_ = false;
   pending_norm_.reset();
 }

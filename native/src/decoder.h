@@ -5,15 +5,17 @@
 // last block's output delta, the rows' places in the cache, the turned angles. What crosses the border at a verb is a
 // few pointers, so that a call costs microseconds.
 //
-// A verb is one region of the team. Inside it, threads meet at barriers: (join delta, norm) | prepare | matrices |
-// what stands between matrices | prepare | last matrix. Work is cut by rows, heads or outputs and every sum has a
-// fixed order: results do not depend on the number of threads.
+// A verb is one region of the team. Inside it, threads meet at barriers: (join delta, norm, prepare) | matrices | what
+// stands between matrices | prepare | last matrix. A single row, the step that waits for nothing but memory, is joined,
+// normed and prepared by every thread for itself: that is cheaper than to meet. Work is cut by rows, heads or outputs
+// and every sum has a fixed order: results do not depend on the number of threads.
 //
 // Memory: matrices are shared and immutable after loading. Intermediate results live in buffers that grow to the
 // largest call and stay. One verb runs at a time (a mutex sees to it); loading may go on beside it.
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -44,6 +46,8 @@ struct RowPlan {
     int64_t row, n_rows;  // consecutive rows of one slot
   };
   std::vector<Tile> tiles;
+  int64_t heads_of_item = 1;  // query heads that one thread attends to at a time
+  bool apart = false;         // no row reads another's keys of this call, and an item has all queries of its head
   std::vector<Buffer> cosines, sines;  // for each rope of the spec: [N, pairs]
 };
 
@@ -74,13 +78,23 @@ class Decoder {
   void plan_rows(const int32_t* slots, const int32_t* positions, int64_t n, std::shared_ptr<Cache> cache);
   void run_experts(const FeedForwardBlock& block, const float* scores);
 
-  // Inside a region.
-  void join(int64_t row);
+  // One row that every thread prepares for itself.
+  bool alone() const { return n_ == 1 && spec_.experts.n_experts == 0; }
+  void reserve_inputs(std::initializer_list<const Linear*> readers, int64_t k, int64_t n);
+  void reserve_inner(std::initializer_list<const Linear*> readers, int64_t k, int64_t n);
+
+  // Inside a region. These two end with the input ready for all threads.
+  const Input& normed_input(const Norm& weights, bool joining, int thread, int n_threads);
+  const Input& inner_input(const float* x, int64_t k, int thread, int n_threads);
+  void keep_joined(int thread);
+  void join(float* x, float* delta) const;
   void norm(const Norm& weights, const float* x, float* y) const;
-  void turn_and_store(const AttentionBlock& block, int64_t pass, int thread, int n_threads);
-  void attend(int64_t pass, int thread);
-  void run_feed_forward(const FeedForward& ff, int64_t n, int64_t width, const float* x, float* y, bool add,
-                        int thread, int n_threads);
+  void multiply(const Linear& w, const Input& in, int64_t n, float* y, int64_t ldy, bool add, int thread,
+                int n_threads) const;
+  void turn_and_store(const AttentionBlock& block, int64_t pass, int64_t row, int64_t begin, int64_t end);
+  void attend(const AttentionBlock& block, int64_t pass, int thread);
+  void run_feed_forward(const FeedForward& ff, const Input& in, int64_t n, int64_t width, float* y, bool add, int thread,
+                        int n_threads);
 
   const Spec spec_;
   const VectorOps& ops_;
@@ -100,7 +114,13 @@ class Decoder {
 
   Input input_, inner_input_;
   Buffer x_buffer_, normed_, q_, k_, v_, heads_, gate_, up_, gathered_, expert_out_, scores_;
-  std::vector<Buffer> scratch_;          // of attention, one for each thread
+  // What each thread has for itself: a single row (x after the join, if there was one), and scratch of attention.
+  struct Own {
+    Input input, inner;
+    Buffer x, normed, scratch;
+    bool joined = false;
+  };
+  std::vector<Own> own_;
   std::atomic<int64_t> next_tile_{0};    // attention tiles are handed out: causal tiles differ in size
 };
 

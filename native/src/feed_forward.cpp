@@ -48,38 +48,28 @@ std::vector<Group> route(const Experts& experts, const float* scores, int64_t n)
   return groups;
 }
 
-void fill_with_bias(const Floats& bias, float* y, int64_t ldy, const Share& rows) {
-  if (bias.empty()) return;
-  for (int64_t i = rows.begin; i < rows.end; ++i) std::copy(bias.begin(), bias.end(), y + i * ldy);
-}
-
 }  // namespace
 
-// Inside a region: y [n, E] = (or +=) the network of x [n, E]. Ends without a barrier.
-void Decoder::run_feed_forward(const FeedForward& ff, int64_t n, int64_t width, const float* x, float* y, bool add,
+// Inside a region: y [n, E] = (or +=) the network of the rows in `in`. Ends without a barrier.
+void Decoder::run_feed_forward(const FeedForward& ff, const Input& in, int64_t n, int64_t width, float* y, bool add,
                                int thread, int n_threads) {
-  float *gate = gate_.data(), *up = up_.data();
-  const Share rows(n, thread, n_threads);
-  fill_with_bias(ff.up.bias, up, width, rows);
-  fill_with_bias(ff.gate.bias, gate, width, rows);
-  for (int64_t i = rows.begin; i < rows.end && !ff.down.bias.empty(); ++i) {
-    float* out = y + i * spec_.n_embd;
-    if (!add) std::memset(out, 0, static_cast<size_t>(spec_.n_embd) * sizeof(float));
-    ops_.add(out, ff.down.bias.data(), spec_.n_embd);
+  const Input* inner = &inner_input_;
+  if (ff.gate.matrix && ff.gate.bias.empty() && ff.up.bias.empty() &&
+      can_gate(*ff.gate.matrix, *ff.up.matrix, *ff.down.matrix, n)) {
+    linear_gated(*ff.gate.matrix, *ff.up.matrix, in, spec_.activation, inner_input_, thread, n_threads);
+    team_.barrier();
+  } else {
+    float *gate = gate_.data(), *up = up_.data(), *x = ff.gate.matrix ? gate : up;
+    multiply(ff.up, in, n, up, width, false, thread, n_threads);
+    if (ff.gate.matrix) multiply(ff.gate, in, n, gate, width, false, thread, n_threads);
+    const Columns mine = columns_of(*ff.up.matrix, n, thread, n_threads);
+    for (int64_t at = mine.begin; at < n * width; at += width)
+      ops_.activate(spec_.activation, x + at, ff.gate.matrix ? up + at : nullptr, mine.end - mine.begin);
+    team_.barrier();
+    inner = &inner_input(x, width, thread, n_threads);
   }
-  input_.prepare(x, spec_.n_embd, thread, n_threads);
-  team_.barrier();
-  linear(*ff.up.matrix, input_, up, width, !ff.up.bias.empty(), thread, n_threads);
-  if (ff.gate.matrix) linear(*ff.gate.matrix, input_, gate, width, !ff.gate.bias.empty(), thread, n_threads);
-  team_.barrier();
-  float* inner = ff.gate.matrix ? gate : up;
-  const Share values(n * width, thread, n_threads, 64);
-  ops_.activate(spec_.activation, inner + values.begin, ff.gate.matrix ? up + values.begin : nullptr,
-                values.end - values.begin);
-  team_.barrier();
-  inner_input_.prepare(inner, width, thread, n_threads);
-  team_.barrier();
-  linear(*ff.down.matrix, inner_input_, y, spec_.n_embd, add || !ff.down.bias.empty(), thread, n_threads);
+  keep_joined(thread);
+  multiply(ff.down, *inner, n, y, spec_.n_embd, add, thread, n_threads);
 }
 
 void Decoder::feed_forward(const FeedForwardBlock& block, const State& state, int64_t pass) {
@@ -94,34 +84,23 @@ void Decoder::feed_forward(const FeedForwardBlock& block, const State& state, in
     throw BackendError("The feed-forward block was made for another model.");
   // A parallel block reads the x that attention read, and adds to attention's delta.
   const bool add = spec_.parallel && pending_;
-  float* normed = normed_.reserve(n_ * embd);
   gate_.reserve(n_ * width);
   up_.reserve(n_ * width);
   if (mixture) {
     scores_.reserve(n_ * spec_.experts.n_experts);
-    input_.reserve(*block.router.matrix, n_, embd);
+    reserve_inputs({&block.router}, embd, n_);
   } else {
-    if (first.gate.matrix) input_.reserve(*first.gate.matrix, n_, embd);
-    input_.reserve(*first.up.matrix, n_, embd);
-    inner_input_.reserve(*first.down.matrix, n_, width);
+    reserve_inputs({&first.gate, &first.up}, embd, n_);
+    reserve_inner({&first.down}, width, n_);
   }
 
   team_.run([&](int thread, int n_threads) {
+    const Input& in = normed_input(block.norm, !spec_.parallel, thread, n_threads);
+    if (!mixture) return run_feed_forward(block.dense, in, n_, width, delta_, add, thread, n_threads);
     const Share rows(n_, thread, n_threads);
-    for (int64_t i = rows.begin; i < rows.end; ++i) {
-      if (!spec_.parallel) join(i);
-      norm(block.norm, x_ + i * embd, normed + i * embd);
-    }
-    if (mixture) fill_with_bias(block.router.bias, scores_.data(), spec_.experts.n_experts, rows);
-    if (mixture && !add)
-      for (int64_t i = rows.begin; i < rows.end; ++i)
-        std::memset(delta_ + i * embd, 0, static_cast<size_t>(embd) * sizeof(float));
-    team_.barrier();
-    if (!mixture) return run_feed_forward(block.dense, n_, width, normed, delta_, add, thread, n_threads);
-    input_.prepare(normed, embd, thread, n_threads);
-    team_.barrier();
-    linear(*block.router.matrix, input_, scores_.data(), spec_.experts.n_experts, !block.router.bias.empty(), thread,
-           n_threads);
+    for (int64_t i = rows.begin; i < rows.end && !add; ++i)
+      std::memset(delta_ + i * embd, 0, static_cast<size_t>(embd) * sizeof(float));
+    multiply(block.router, in, n_, scores_.data(), spec_.experts.n_experts, false, thread, n_threads);
   });
   pending_ = true;  // before the experts: should memory fail among them, delta is at least not taken for joined
   pending_norm_ = block.post_norm;
@@ -148,7 +127,9 @@ void Decoder::run_experts(const FeedForwardBlock& block, const float* scores) {
         std::memcpy(gathered + i * embd, normed_.data() + group.rows[static_cast<size_t>(i)] * embd,
                     static_cast<size_t>(embd) * sizeof(float));
       team_.barrier();
-      run_feed_forward(expert, n, width, gathered, out, false, thread, n_threads);
+      input_.prepare(gathered, embd, thread, n_threads);
+      team_.barrier();
+      run_feed_forward(expert, input_, n, width, out, false, thread, n_threads);
       team_.barrier();
       for (int64_t i = rows.begin; i < rows.end; ++i)
         ops_.add_scaled(delta_ + group.rows[static_cast<size_t>(i)] * embd, out + i * embd,

@@ -10,6 +10,8 @@
 
 namespace ingle {
 
+struct TileKernels;
+
 // 32 activations of one row: x is about scale * q. Symmetric: scale = max|x| / 127, q = round to nearest even of
 // x * (127 / max|x|). A group that holds a NaN or an infinity gets scale NaN, so that every output of the row is NaN;
 // one whose largest value is below 1e-30 is zero.
@@ -24,7 +26,6 @@ static_assert(sizeof(ActivationGroup) == 48);
 // Outputs of panels [panel_begin, panel_end) for all m rows. `x` is one of
 //   quantised: const ActivationGroup [m][k / 32]
 //   float:     const float [m][k]
-//   tiles:     const uint16_t: bf16 tiles as pack_tiles makes them
 // y[i * ldy + j], j over all outputs; written, or added to if `accumulate`.
 using LinearFunction = void (*)(const Panels& w, const void* x, int64_t m, float* y, int64_t ldy, bool accumulate,
                                 int64_t panel_begin, int64_t panel_end);
@@ -37,15 +38,8 @@ struct Kernels {
   // Does about so many multiplications and additions with operands at hand, and nothing else: the roof of prefill.
   void (*peak)(int64_t operations);
 
-  // Matrix tiles (AMX); null elsewhere.
-  int64_t tiles_from;  // rows from which tiles are faster
-  LinearFunction linear_tiles[kPlaneKinds];
-  // Rounds to bf16 the columns [32 * kt, 32 * kt + 32) of rows [32 * mb, 32 * mb + 32), rows from m on being zero.
-  void (*pack_tiles)(const float* x, int64_t ldx, int64_t m, int64_t k, int64_t mb, int64_t kt, uint16_t* tiles);
+  const TileKernels* tiles;  // for many rows; null without a matrix unit
 };
-
-inline constexpr int64_t kTileRows = 32;        // rows of one block of tiles
-inline constexpr int64_t kTileBlock = 32 * 32;  // values of one block of tiles
 
 const Kernels* kernels_portable();
 #if defined(__x86_64__) || defined(_M_X64)

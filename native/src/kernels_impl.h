@@ -396,8 +396,6 @@ constexpr Kernels make_kernels(const char* name) {
            multiply<MXFP4>, multiply<Q2_K>, multiply<Q3_K>, multiply<Q4_K>, multiply<Q5_K>, multiply<Q6_K>,
            multiply<F32>, multiply<F16>, multiply<BF16>},
           peak,
-          0,
-          {},
           nullptr};
 }
 

@@ -3,65 +3,47 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
-#include <new>
 #include <stdexcept>
 
+#include "buffer.h"
 #include "kernels.h"
+#include "tiles.h"
 
 namespace ingle {
 namespace {
 
-// Memory on a 64-byte line that grows and does not keep its contents.
-class Buffer {
- public:
-  ~Buffer() { release(); }
-  Buffer() = default;
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-
-  void reserve(size_t bytes) {
-    if (bytes <= size_) return;
-    release();
-    data_ = ::operator new(bytes, std::align_val_t(kVector));
-    size_ = bytes;
-  }
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(data_);
-  }
-
- private:
-  void release() {
-    if (data_) ::operator delete(data_, std::align_val_t(kVector));
-    data_ = nullptr;
-    size_ = 0;
-  }
-  void* data_ = nullptr;
-  size_t size_ = 0;
-};
-
 // The forms in which kernels take activations.
-enum Form : unsigned { kQuantised = 1, kFloat = 2, kTiles = 4 };
+enum Form : unsigned { kQuantised = 1, kFloat = 2, kTiles = 4 };  // kTiles, twice that, four times: 1 to 3 parts
 
-Form form_for(Kind kind, int64_t m) {
-  if (kind >= kPlaneKinds) return kFloat;
-  const Kernels& table = kernels();
-  return table.pack_tiles && m >= table.tiles_from ? kTiles : kQuantised;
+const PanelMatrix& panels_of(const Matrix& w) { return static_cast<const PanelMatrix&>(w); }
+
+unsigned form_for(const Matrix& w, int64_t m) {
+  const Kind kind = panels_of(w).kind();
+  const TileKernels* tiles = kernels().tiles;
+  if (tiles && m >= tiles->rows_from && w.k > 0 && w.k % kGroup == 0 && tiles->linear[kind])
+    return kTiles << (tile_parts(kind) - 1);
+  return kind < kPlaneKinds ? kQuantised : kFloat;
 }
 
 int64_t up(int64_t x, int64_t unit) { return (x + unit - 1) / unit; }
 
-// Thread `thread`'s share of `count` items: [begin, end).
-struct Share {
-  Share(int64_t count, int thread, int n_threads)
-      : begin(count * thread / n_threads), end(count * (thread + 1) / n_threads) {}
+// Thread `thread`'s share of `count` items, in whole units: [begin, end).
+struct Cut {
+  Cut(int64_t count, int64_t unit, int thread, int n_threads)
+      : begin(up(count, unit) * thread / n_threads * unit),
+        end(std::min(count, up(count, unit) * (thread + 1) / n_threads * unit)) {}
   int64_t begin, end;
 };
+
+// Panels of w for a thread. Pairs where there are many rows: two panels at a time share the tiles of the rows.
+Cut panel_share(const Matrix& w, int64_t m, int thread, int n_threads) {
+  return {panels_of(w).panels(), m > 8 ? 2 : 1, thread, n_threads};
+}
 
 // Cuts m rows of `units` each evenly over the threads: calls f(row, first unit, end unit) for this thread's pieces.
 template <class Function>
 void for_each_piece(int64_t m, int64_t units, int thread, int n_threads, Function f) {
-  const Share share(m * units, thread, n_threads);
+  const Cut share(m * units, 1, thread, n_threads);
   for (int64_t at = share.begin; at < share.end;) {
     const int64_t row = at / units;
     const int64_t end = std::min(share.end, (row + 1) * units);
@@ -76,7 +58,7 @@ struct Input::Impl {
   int64_t m = 0, k = 0;
   unsigned forms = 0;
   std::atomic<bool> prepared{false};  // the next reserve begins anew
-  Buffer quantised, floats, tiles;
+  Buffer quantised, floats, tiles[3];  // tiles of 1, 2 and 3 parts
 };
 
 Input::Input() : impl(new Impl) {}
@@ -85,17 +67,16 @@ Input::~Input() { delete impl; }
 void Input::reserve(const Matrix& w, int64_t m, int64_t k) {
   if (m < 0 || k != w.k) throw std::invalid_argument("Expected an input as wide as the matrix that reads it.");
   Impl& in = *impl;
-  if (in.prepared || in.m != m || in.k != k) in.forms = 0;
-  in.prepared = false;
+  if (in.prepared.load(std::memory_order_relaxed) || in.m != m || in.k != k) in.forms = 0;
+  in.prepared.store(false, std::memory_order_relaxed);
   in.m = m;
   in.k = k;
-  const Form form = form_for(static_cast<const PanelMatrix&>(w).kind(), m);
+  const unsigned form = form_for(w, m);
   in.forms |= form;
-  switch (form) {
-    case kQuantised: in.quantised.reserve(size_t(m * (k / kGroup)) * sizeof(ActivationGroup)); break;
-    case kFloat: in.floats.reserve(size_t(m * k) * sizeof(float)); break;
-    case kTiles: in.tiles.reserve(size_t(up(m, kTileRows) * (k / kGroup) * kTileBlock) * sizeof(uint16_t)); break;
-  }
+  if (form == kQuantised) in.quantised.reserve<ActivationGroup>(m * (k / kGroup));
+  if (form == kFloat) in.floats.reserve(m * k);
+  const int64_t parts = tile_parts(panels_of(w).kind());
+  if (form >= kTiles) in.tiles[parts - 1].reserve<uint16_t>(up(m, kTileRows) * parts * (k / kGroup) * kTileBlock);
 }
 
 void Input::prepare(const float* x, int64_t ldx, int thread, int n_threads) {
@@ -109,15 +90,17 @@ void Input::prepare(const float* x, int64_t ldx, int thread, int n_threads) {
     });
   }
   if (in.forms & kFloat) {
-    auto* out = in.floats.as<float>();
+    float* out = in.floats.data();
     for_each_piece(in.m, in.k, thread, n_threads, [&](int64_t row, int64_t begin, int64_t end) {
       std::copy(x + row * ldx + begin, x + row * ldx + end, out + row * in.k + begin);
     });
   }
-  if (in.forms & kTiles) {
-    auto* out = in.tiles.as<uint16_t>();
-    for_each_piece(up(in.m, kTileRows), groups, thread, n_threads, [&](int64_t mb, int64_t begin, int64_t end) {
-      for (int64_t kt = begin; kt < end; ++kt) table.pack_tiles(x, ldx, in.m, in.k, mb, kt, out);
+  for (int64_t parts = 1; parts <= 3; ++parts) {
+    if (!(in.forms & kTiles << (parts - 1))) continue;
+    auto* out = in.tiles[parts - 1].as<uint16_t>();
+    for_each_piece(up(in.m, kTileRows), parts * groups, thread, n_threads, [&](int64_t block, int64_t begin, int64_t end) {
+      for (int64_t group = begin; group < end; ++group)
+        table.tiles->pack(x, ldx, in.m, in.k, parts, block, group, out);
     });
   }
   if (thread == 0) in.prepared.store(true, std::memory_order_relaxed);
@@ -129,27 +112,43 @@ std::unique_ptr<Matrix> matrix_allocate(Arena& arena, int ggml_type, int64_t n, 
 
 void matrix_rearrange(Matrix& w, const Source& source, int thread, int n_threads) {
   auto& matrix = static_cast<PanelMatrix&>(w);
-  const Share share(matrix.panels(), thread, n_threads);
+  const Cut share(matrix.panels(), 1, thread, n_threads);
   matrix.rearrange(source, share.begin, share.end);
 }
 
+Columns columns_of(const Matrix& w, int64_t m, int thread, int n_threads) {
+  const Cut share = panel_share(w, m, thread, n_threads);
+  return {std::min(share.begin * kPanelRows, w.n), std::min(share.end * kPanelRows, w.n)};
+}
+
 void linear(const Matrix& w, const Input& x, float* y, int64_t ldy, bool accumulate, int thread, int n_threads) {
-  const auto& matrix = static_cast<const PanelMatrix&>(w);
+  const PanelMatrix& matrix = panels_of(w);
   const Input::Impl& in = *x.impl;
-  const Kernels& table = kernels();
   if (in.m == 0) return;
-  const Form form = form_for(matrix.kind(), in.m);
-  if (form == kTiles) {
-    // Two panels at a time share the tiles of the rows.
-    const Share pairs(up(matrix.panels(), 2), thread, n_threads);
-    const int64_t end = std::min(2 * pairs.end, matrix.panels());
-    table.linear_tiles[matrix.kind()](matrix.view(), in.tiles.as<uint16_t>(), in.m, y, ldy, accumulate, 2 * pairs.begin,
-                                      end);
-    return;
-  }
-  const Share share(matrix.panels(), thread, n_threads);
+  const Kernels& table = kernels();
+  const Cut share = panel_share(w, in.m, thread, n_threads);
+  const unsigned form = form_for(w, in.m);
+  if (form >= kTiles)
+    return table.tiles->linear[matrix.kind()](matrix.view(), in.tiles[tile_parts(matrix.kind()) - 1].as<uint16_t>(), in.m,
+                                              y, ldy, accumulate, share.begin, share.end);
   const void* rows = form == kFloat ? in.floats.as<void>() : in.quantised.as<void>();
   table.linear[matrix.kind()](matrix.view(), rows, in.m, y, ldy, accumulate, share.begin, share.end);
+}
+
+bool can_gate(const Matrix& gate, const Matrix& up, const Matrix& down, int64_t m) {
+  return form_for(gate, m) == kTiles && panels_of(gate).kind() == panels_of(up).kind() && gate.n == up.n &&
+         gate.k == up.k && up.n == down.k && form_for(down, m) == kTiles;
+}
+
+void linear_gated(const Matrix& gate, const Matrix& up, const Input& x, Activation activation, Input& out, int thread,
+                  int n_threads) {
+  const Input::Impl& in = *x.impl;
+  const Cut share = panel_share(up, in.m, thread, n_threads);
+  const Kind kind = panels_of(up).kind();
+  kernels().tiles->gated[kind](panels_of(gate).view(), panels_of(up).view(), in.tiles[0].as<uint16_t>(), in.m,
+                               {vector_ops().activate, activation}, out.impl->tiles[0].as<uint16_t>(), share.begin,
+                               share.end);
+  if (thread == 0) out.impl->prepared.store(true, std::memory_order_relaxed);
 }
 
 }  // namespace ingle

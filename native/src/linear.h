@@ -6,15 +6,18 @@
 // by output rows only, so a result does not depend on the number of threads.
 //
 // Planes multiply activations as int8 in groups of 32 columns (ActivationGroup in kernels.h, the same in every
-// instruction set), exactly but for the rounding of float sums; with matrix tiles (AMX), from 12 rows on, weights and
-// activations are rounded to bf16 instead. Float matrices multiply floats. A NaN or infinity in a row makes all its
-// outputs NaN (with tiles and floats: what IEEE arithmetic gives), never a number.
+// instruction set), exactly but for the rounding of float sums; float matrices multiply floats. With matrix tiles (AMX,
+// tiles.h), from 12 rows on, weights of planes and their activations are rounded to bf16 instead, and F16 and BF16
+// matrices are multiplied to 2^-16. A NaN or infinity in a row makes all its outputs NaN (with tiles and floats: what
+// IEEE arithmetic gives), never a number.
 //
 // Shapes: W is [n, k] (n outputs, k inputs), x is [m, k] row-major float, y is [m, n] row-major float.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+
+#include "vector_ops.h"
 
 namespace ingle {
 
@@ -70,6 +73,19 @@ class Input {
 // Called by all threads with the same arguments: each computes its share of the outputs for all m rows.
 // y[i * ldy + j] for i in [0, m), j in [0, n). No barrier inside. If `accumulate`, adds to y.
 void linear(const Matrix& w, const Input& x, float* y, int64_t ldy, bool accumulate, int thread, int n_threads);
+
+// The outputs that linear() computes on this thread: [begin, end).
+struct Columns {
+  int64_t begin, end;
+};
+Columns columns_of(const Matrix& w, int64_t m, int thread, int n_threads);
+
+// Whether linear_gated() can compute the inner activations of these three matrices for m rows.
+bool can_gate(const Matrix& gate, const Matrix& up, const Matrix& down, int64_t m);
+
+// Called by all threads: out = act(gate x) * (up x), prepared for `down`, for which it was reserved. No barrier inside.
+void linear_gated(const Matrix& gate, const Matrix& up, const Input& x, Activation activation, Input& out, int thread,
+                  int n_threads);
 
 // Which instruction sets this process uses: "portable", "avx2", "avxvnni", "avx512", "amx" or "neon". The environment
 // variable INGLE_ISA lowers it; a name that is none throws std::invalid_argument. Decided once, at the first call.
