@@ -56,7 +56,7 @@ void Decoder::run_feed_forward(const FeedForward& ff, const Input& in, int64_t n
   const Input* inner = &inner_input_;
   if (ff.gate.matrix && ff.gate.bias.empty() && ff.up.bias.empty() &&
       can_gate(*ff.gate.matrix, *ff.up.matrix, *ff.down.matrix, n)) {
-    linear_gated(*ff.gate.matrix, *ff.up.matrix, in, spec_.activation, inner_input_, thread, n_threads);
+    linear_gated(*ff.gate.matrix, *ff.up.matrix, in, {ops_.activate, spec_.activation}, inner_input_, thread, n_threads);
     team_.barrier();
   } else {
     float *gate = gate_.data(), *up = up_.data(), *x = ff.gate.matrix ? gate : up;

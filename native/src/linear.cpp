@@ -140,13 +140,13 @@ bool can_gate(const Matrix& gate, const Matrix& up, const Matrix& down, int64_t 
          gate.k == up.k && up.n == down.k && form_for(down, m) == kTiles;
 }
 
-void linear_gated(const Matrix& gate, const Matrix& up, const Input& x, Activation activation, Input& out, int thread,
+void linear_gated(const Matrix& gate, const Matrix& up, const Input& x, Gate through, Input& out, int thread,
                   int n_threads) {
   const Input::Impl& in = *x.impl;
   const Cut share = panel_share(up, in.m, thread, n_threads);
   const Kind kind = panels_of(up).kind();
   kernels().tiles->gated[kind](panels_of(gate).view(), panels_of(up).view(), in.tiles[0].as<uint16_t>(), in.m,
-                               {vector_ops().activate, activation}, out.impl->tiles[0].as<uint16_t>(), share.begin,
+                               through, out.impl->tiles[0].as<uint16_t>(), share.begin,
                                share.end);
   if (thread == 0) out.impl->prepared.store(true, std::memory_order_relaxed);
 }

@@ -83,8 +83,14 @@ Columns columns_of(const Matrix& w, int64_t m, int thread, int n_threads);
 // Whether linear_gated() can compute the inner activations of these three matrices for m rows.
 bool can_gate(const Matrix& gate, const Matrix& up, const Matrix& down, int64_t m);
 
+// What becomes of gate and up: gate = act(gate) * up, over n values.
+struct Gate {
+  void (*activate)(Activation kind, float* gate, const float* up, int64_t n);
+  Activation kind;
+};
+
 // Called by all threads: out = act(gate x) * (up x), prepared for `down`, for which it was reserved. No barrier inside.
-void linear_gated(const Matrix& gate, const Matrix& up, const Input& x, Activation activation, Input& out, int thread,
+void linear_gated(const Matrix& gate, const Matrix& up, const Input& x, Gate through, Input& out, int thread,
                   int n_threads);
 
 // Which instruction sets this process uses: "portable", "avx2", "avxvnni", "avx512", "amx" or "neon". The environment

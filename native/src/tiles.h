@@ -11,7 +11,6 @@
 #include <cstdint>
 
 #include "planes.h"
-#include "vector_ops.h"
 
 namespace ingle {
 
@@ -27,12 +26,6 @@ inline constexpr int64_t kTileDepth = 8;        // groups of a chunk
   const int64_t depth = groups - begin < kTileDepth ? groups - begin : kTileDepth;
   return (begin * blocks + block * depth + group - begin) * kTileBlock;
 }
-
-// What becomes of gate and up: gate = act(gate) * up, over n values.
-struct Gate {
-  void (*activate)(Activation kind, float* gate, const float* up, int64_t n);
-  Activation kind;
-};
 
 struct TileKernels {
   int64_t rows_from;  // rows from which tiles are faster
