@@ -102,8 +102,9 @@ int main() {
       if (k % f.ggml_block_columns) continue;
       for (int64_t n : {1, 15, 17, 40, 100}) {
         const auto data = random_matrix(Kind(kind), n, k);
-        const auto w = matrix_allocate(f.ggml_type, n, k);
-        for (int t : {1, 0}) matrix_rearrange(*w, data.data(), t, 2);
+        Arena arena;
+        const auto w = matrix_allocate(arena, f.ggml_type, n, k);
+        for (int t : {1, 0}) matrix_rearrange(*w, SourceInMemory(data.data()), t, 2);
         std::vector<float> row(size_t(k), 0);
         std::vector<double> weights;
         for (int64_t r = 0; r < n; ++r) {
