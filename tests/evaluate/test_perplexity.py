@@ -14,7 +14,7 @@ import toys
 from ingle import load
 from ingle.engine.model import Model
 from ingle.errors import BackendError, DataError, UsageError
-from ingle.evaluate.divergence import _compared, diverge
+from ingle.evaluate.divergence import compare_logits, diverge
 from ingle.evaluate.perplexity import run_perplexity, split_documents
 from ingle.evaluate.result import Metric, TaskResult
 
@@ -173,15 +173,15 @@ def test_the_windows_of_a_divergence_are_those_of_scores(
 def test_tokens_that_a_model_never_expects() -> None:
     reference = np.array([[0.0, -np.inf, 1.0], [0.0, 0.0, 0.0]], np.float32)
     model = np.array([[0.0, -np.inf, 1.0], [0.0, -np.inf, 0.0]], np.float32)
-    [(nats, reference_nats, kl, same)] = _compared(model, reference, np.array([2, 1], np.int32))
+    [(nats, reference_nats, kl, same)] = compare_logits(model, reference, np.array([2, 1], np.int32))
     assert kl.tolist() == [0, math.inf]
     assert nats[1] == math.inf
     assert reference_nats[1] == pytest.approx(math.log(3))
     assert same.tolist() == [True, True]
-    [(_, _, kl, _)] = _compared(reference, model, np.array([2, 0], np.int32))
+    [(_, _, kl, _)] = compare_logits(reference, model, np.array([2, 0], np.int32))
     np.testing.assert_allclose(kl, [0, math.log(3 / 2)], atol=1e-12)
     with pytest.raises(BackendError, match="not finite"):
-        list(_compared(model, np.full_like(model, np.nan), np.array([0, 0], np.int32)))
+        list(compare_logits(model, np.full_like(model, np.nan), np.array([0, 0], np.int32)))
 
 
 def test_a_limit_takes_the_first_units(model: Model, folder: Path) -> None:

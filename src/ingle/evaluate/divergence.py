@@ -15,7 +15,7 @@ from ingle.engine.sampling import NOT_FINITE
 from ingle.errors import BackendError, UsageError
 from ingle.evaluate.likelihood import TokenIds
 
-__all__ = ["Divergence", "check_same_vocabulary", "diverge"]
+__all__ = ["Divergence", "check_same_vocabulary", "compare_logits", "diverge"]
 
 BLOCK_VALUES = 1 << 15  # logits that are worked on at a time, in float64: they stay in the processor's cache
 
@@ -60,7 +60,7 @@ def diverge(
                 rows = Rows.of_slot(0, start, ids[:-1][start : start + step])
                 wanted = np.arange(max(len(context) - 1 - start, 0), len(rows))
                 pair = (runner.forward(rows, wanted), reference_runner.forward(rows, wanted))
-                parts += _compared(*pair, ids[1:][start : start + step][wanted])
+                parts += compare_logits(*pair, ids[1:][start : start + step][wanted])
             columns = (np.concatenate(column) for column in zip(*parts, strict=True))
             found.append(Divergence(*columns))
             if on_progress is not None:
@@ -86,10 +86,13 @@ def check_same_vocabulary(model: Model, reference: Model) -> None:
             )
 
 
-def _compared(
+def compare_logits(
     ours: NDArray[np.float32], theirs: NDArray[np.float32], targets: NDArray[np.int32]
 ) -> Iterator[tuple[Floats, Floats, Floats, NDArray[np.bool_]]]:
-    """The fields of `Divergence`, for some rows at a time, of logits [n, V] of both and the tokens [n] that came."""
+    """The fields of `Divergence`, for some rows at a time, of logits [n, V] of both and the tokens [n] that came.
+
+    Raises BackendError where a row has no largest finite number.
+    """
     step = max(1, BLOCK_VALUES // ours.shape[1])
     for start in range(0, len(targets), step):
         a, b = (logits[start : start + step].astype(np.float64) for logits in (ours, theirs))
