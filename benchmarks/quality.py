@@ -17,7 +17,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -92,6 +92,7 @@ def _use_isa(isa: str | None) -> None:
 
 def processes(n: int = 1, isa: str | None = None) -> ProcessPoolExecutor:
     """Processes of their own; with an instruction set, the native core is held to it before it decides."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # theirs; this process has its NumPy already
     return ProcessPoolExecutor(n, get_context("spawn"), _use_isa, (isa,))
 
 
@@ -108,9 +109,9 @@ def isa_processes() -> dict[str, ProcessPoolExecutor]:
     return {isa: pool for isa, pool in pools.items() if pool.submit(isa_here).result() == isa}
 
 
-def uses_tiles(isa: str, feed: str) -> bool:
-    """Whether matrices are multiplied by tiles (AMX): where there are many rows."""
-    return isa == "amx" and feed == "prompt"
+def rounding_as(isa: str, feed: str) -> tuple[bool, str]:
+    """Runs for which this is the same have one truth: with matrix tiles, it matters how many rows a call has."""
+    return (True, feed) if isa == "amx" else (False, "prompt")
 
 
 def reference_logits(file: Path, kv: KVType, windows: Windows) -> NDArray[np.float32]:
@@ -118,9 +119,11 @@ def reference_logits(file: Path, kv: KVType, windows: Windows) -> NDArray[np.flo
     return trace(file, ReferenceBackend, windows, kv_type=kv).logits
 
 
-def keep_truth(out: Path, file: Path, kv: KVType, windows: Windows, tiles: bool, reference: Any) -> None:
-    """Write a `Truth`, for the processes that compare with it."""
-    out.write_bytes(pickle.dumps(truth_of(file, windows, kv_type=kv, tiles=tiles, reference=reference)))
+def keep_truth(out: Path, file: Path, kv: KVType, windows: Windows, key: tuple[bool, str], reference: Any) -> None:
+    """Write a `Truth`, for the processes that compare with it. key: of `rounding_as`."""
+    tiles, feed = key
+    truth = truth_of(file, windows, kv_type=kv, tiles=tiles, sizes=SIZES[feed], reference=reference)
+    out.write_bytes(pickle.dumps(truth))
 
 
 def native_evidence(truth: Path, file: Path, kv: KVType, windows: Windows, feed: str) -> Evidence:
@@ -144,18 +147,15 @@ def measure(
 ) -> Cell:
     """Compute a file in every way. original: the logits of the F32 file."""
     reference = pool.submit(reference_logits, file, kv, windows).result()
+    ways = [(isa, feed) for isa in isas for feed in SIZES]
     with TemporaryDirectory(prefix="ingle-quality-") as folder:
-        truths = {
-            tiles: Path(folder) / f"{tiles}" for tiles in {uses_tiles(isa, feed) for isa in isas for feed in SIZES}
-        }
-        for job in [
-            pool.submit(keep_truth, path, file, kv, windows, tiles, reference) for tiles, path in truths.items()
-        ]:
-            job.result()
-        runs: dict[tuple[str, str], Future[Evidence]] = {
-            (isa, feed): own.submit(native_evidence, truths[uses_tiles(isa, feed)], file, kv, windows, feed)
-            for isa, own in isas.items()
-            for feed in SIZES
+        truths = {key: Path(folder) / f"{key}" for key in {rounding_as(*way) for way in ways}}
+        kept = [pool.submit(keep_truth, path, file, kv, windows, key, reference) for key, path in truths.items()]
+        for one in kept:
+            one.result()
+        runs = {
+            way: isas[way[0]].submit(native_evidence, truths[rounding_as(*way)], file, kv, windows, way[1])
+            for way in ways
         }
         found = {way: run.result() for way, run in runs.items()}
     return Cell(type, kv, difference(reference, original, windows), found)
@@ -212,7 +212,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.text.exists():
         parser.error(f"{arguments.text} is not there; give a text with --text FILE")
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the processes, which are as many as processors
     from quality_report import draw, markdown  # beside this file
 
     types = [TensorType.parse(name) for name in arguments.types.split(",")]

@@ -22,6 +22,9 @@ COLOURS = {
     "neon": "#7b4ea3",
 }
 
+_AGREEMENT = ["computed", "predicted KL", "measured KL", "largest KL", "perplexity", "same top-1", "rounding"]
+_AGREEMENT += ["not explained"]
+
 
 def markdown(cells: Sequence[Cell], model: str, text: str, n_tokens: int, window: int) -> str:
     """Tables of what types cost, of how far native code is from the reference by type, and by instruction set."""
@@ -52,37 +55,18 @@ def markdown(cells: Sequence[Cell], model: str, text: str, n_tokens: int, window
             [[cell.kv, f"{KV_BITS.get(cell.kv, 0):g}", *_cost(cell.cost)] for cell in by_kv],
         ),
         "## The native backend beside the reference",
-        "Both on the same file. *Predicted*: KL of the model of rounding (int8 inputs; bf16 in matrix tiles, which "
-        "prompts are multiplied by with AMX). *Measured*: least and most over instruction sets and prompts or steps. "
-        "*Perplexity*: the difference that is largest. Of blocks: how much rounding changes their outputs, and how "
-        "much of the native output the model does not explain (rms; in brackets that one row in ten is below).",
+        "Both on the same file with the same cache. Matrices round their inputs to int8; AMX multiplies many rows by "
+        "tiles, in bf16. *Predicted*: KL of the model of that rounding. *Measured*: of native code, the least and most "
+        "of instruction sets, prompts and steps of few rows. *Perplexity*: of the furthest run. *Rounding*: how "
+        "much it changes the output of a block (rms). *Not explained*: how much native blocks differ from the model "
+        "(rms, mostly numbers that were rounded the other way; in brackets, what one row in ten is below).",
         _table(
-            [
-                "type",
-                "rounded to",
-                "predicted KL",
-                "measured KL",
-                "largest KL",
-                "perplexity",
-                "same top-1",
-                "blocks: rounding",
-                "not explained",
-            ],
+            ["type", *_AGREEMENT],
             [row for cell in by_type for row in _agreement(cell.type, cell)],
         ),
         f"The same by KV cache, with {with_kv}:",
         _table(
-            [
-                "KV cache",
-                "rounded to",
-                "predicted KL",
-                "measured KL",
-                "largest KL",
-                "perplexity",
-                "same top-1",
-                "blocks: rounding",
-                "not explained",
-            ],
+            ["KV cache", *_AGREEMENT],
             [row for cell in by_kv for row in _agreement(cell.kv, cell)],
         ),
         f"By instruction set, over all {len(cells)} files and caches:",
@@ -111,25 +95,23 @@ def _delta(one: Difference) -> str:
 
 
 def _agreement(name: str, cell: Cell) -> list[list[str]]:
-    """A row for each kind of rounding: runs with the same prediction."""
-    groups: dict[float, list[Evidence]] = {}
-    for run in cell.runs.values():
-        groups.setdefault(run.predicted.kl, []).append(run)
-    quantised = TensorType[cell.type].is_quantized
+    """A row for each kind of rounding that the cell's runs have."""
+    groups: dict[str, list[Evidence]] = {}
+    for (isa, feed), run in cell.runs.items():
+        groups.setdefault(f"AMX, {feed}" if isa == "amx" else "no tiles", []).append(run)
     rows = []
-    for i, runs in enumerate(groups.values()):
+    for kind, runs in groups.items():
         kl = [run.found.kl for run in runs]
-        rounding = runs[0].rounding.overall
         rows.append(
             [
                 name,
-                ("int8", "bf16")[i] if quantised else ("-", "bf16")[i],
+                kind,
                 f"{runs[0].predicted.kl:.2g}",
                 f"{min(kl):.2g}" if max(kl) == min(kl) else f"{min(kl):.2g} to {max(kl):.2g}",
                 f"{max(run.found.kl_max for run in runs):.1g}",
                 _delta(max((run.found for run in runs), key=lambda one: abs(one.perplexity_delta))),
                 f"{100 * min(run.found.top1 for run in runs):.1f}%",
-                f"{rounding:.1e}",
+                f"{runs[0].rounding.overall:.0e}",
                 _unexplained(runs),
             ]
         )

@@ -5,7 +5,6 @@ A small version of benchmarks/quality.py, on one model of random weights that ha
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -21,8 +20,7 @@ from quality import (
     cells_of,
     isa_here,
     isa_processes,
-    native_evidence,
-    uses_tiles,
+    measure,
     write_as,
 )
 from quality_report import draw, markdown
@@ -69,22 +67,11 @@ def test_each_type_is_there_twice(mixed: Path) -> None:
 
 
 @pytest.mark.parametrize("kv_type", KV_TYPES)
-def test_nothing_but_rounding(
-    kv_type: KVType, mixed: Path, isas: dict[str, ProcessPoolExecutor], tmp_path: Path
-) -> None:
-    truths = {}
-    reference = None
-    for tiles in {uses_tiles(isa, feed) for isa in isas for feed in SIZES}:
-        truth = truth_of(mixed, WINDOWS, kv_type=kv_type, tiles=tiles, reference=reference)
-        reference = truth.reference
-        truths[tiles] = tmp_path / f"{tiles}"
-        truths[tiles].write_bytes(pickle.dumps(truth))
-    runs = {
-        (isa, feed): pool.submit(native_evidence, truths[uses_tiles(isa, feed)], mixed, kv_type, WINDOWS, feed)
-        for isa, pool in isas.items()
-        for feed in SIZES
-    }
-    assert {way: run.result().faults() for way, run in runs.items()} == {way: [] for way in runs}
+def test_nothing_but_rounding(kv_type: KVType, mixed: Path, isas: dict[str, ProcessPoolExecutor]) -> None:
+    logits = np.zeros((sum(map(len, WINDOWS)), len(toys.vocabulary())), np.float32)
+    cell = measure(mixed, "mixed", kv_type, WINDOWS, logits, isas["portable"], isas)
+    assert set(cell.runs) == {(isa, feed) for isa in isas for feed in SIZES}
+    assert {way: run.faults() for way, run in cell.runs.items()} == {way: [] for way in cell.runs}
 
 
 def test_instruction_sets_are_held_to(isas: dict[str, ProcessPoolExecutor]) -> None:
@@ -110,8 +97,7 @@ def test_one_wrong_scale_is_seen(type: TensorType, mixed: Path, tmp_path: Path) 
     with open_gguf(mixed) as file:
         name = next(name for name, info in file.tensors.items() if info.type is type and "blk" in name)
     layer, role = int(name.split(".")[1]), name.split(".")[2]
-    tiles = uses_tiles(isa_here(), "prompt")
-    truth = truth_of(mixed, WINDOWS[1:], kv_type="f32", tiles=tiles)
+    truth = truth_of(mixed, WINDOWS[1:], kv_type="f32", tiles=isa_here() == "amx")
     wrong = damaged(mixed, tmp_path / "wrong.gguf", name, 1.3)
     faults = examine(wrong, NATIVE, WINDOWS[1:], truth, kv_type="f32").faults()
     assert any(f"block {2 * layer + role.startswith('ffn')} " in fault for fault in faults), (name, faults)
@@ -127,7 +113,7 @@ def test_the_benchmark(original: Path, isas: dict[str, ProcessPoolExecutor], tmp
     ]
     assert len(told) == len(cells)
     report = markdown(cells, "toy.gguf", "tokens", 70, 70)
-    assert "| Q8_0 | int8 |" in report
+    assert "| Q8_0 | no tiles |" in report
     assert "| portable | steps |" in report
     draw(cells, tmp_path / "kl.png")
     assert (tmp_path / "kl.png").stat().st_size > 10_000

@@ -8,13 +8,14 @@ the reference; one that is farther has a fault (`ingle.evaluate.rounding` finds 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ingle.backends.reference import ReferenceBackend
+from ingle.backends.reference import ReferenceBackend, ReferenceState
 from ingle.gguf import TensorType
 from ingle.models.spec import Spec
 from ingle.models.tensor import Tensor
@@ -26,13 +27,17 @@ Rounding = Literal["none", "int8", "bf16"]
 
 _GROUP = 32  # columns that share the scale of an activation
 _TINY = 1e-30  # groups whose largest value is below count as zero
+_LOG2_E = 1.0 / math.log(2.0)
+
+# Where matrix tiles are used (native/src: tiles_from, AttentionTile.many, kTileQueries), and how their attention sums.
+_TILE_ROWS = 12  # rows from which on matrices are multiplied by tiles
+_TILE_QUERIES, _MOST_QUERIES = 16, 256  # of one key/value head: from which on attention uses tiles; at most at a time
+_PAGE = 64  # positions whose weights are rounded together
+_RISE = 8.0  # weights are 2^(score - base), and the base is renewed where a page has a score that is more above it
 
 
 def rounding_of(type: TensorType, *, tiles: bool) -> Rounding:
-    """What a matrix of this type rounds: nothing, its input to int8, or itself and its input to bf16.
-
-    tiles: whether matrix tiles (AMX) multiply, which they do for many rows at once; see native/src/linear.h.
-    """
+    """What a matrix of this type rounds: nothing, its input to int8, or itself and its input to bf16 in tiles."""
     if not type.is_quantized:
         return "none"
     return "bf16" if tiles else "int8"
@@ -56,18 +61,20 @@ def rounded_bf16(x: Floats) -> Floats:
 
 
 class RoundedBackend(ReferenceBackend):
-    """The four verbs of the reference, in `dtype`, with inputs (and weights) of matrices rounded as kernels round them.
+    """The four verbs of the reference, in `dtype`, with what kernels multiply rounded as they round it.
 
-    Keys and values are what the cache holds, as in the reference. The matrices of experts are not rounded.
+    Keys and values are rounded as the cache wants it, as in the reference. Matrices of experts are not rounded. All
+    rows of a call must be of one slot.
     """
 
     name = "rounded"
 
     def __init__(self, spec: Spec, *, tiles: bool = False, dtype: type[np.floating[Any]] = np.float64) -> None:
-        """tiles: as for `rounding_of`; give such a backend many rows at once, for native code to do so too."""
+        """tiles: whether there are matrix tiles (AMX). They multiply many rows at once, in bf16."""
         super().__init__(spec)
         self._tiles = tiles
         self._dtype = dtype
+        self._n_queries: Iterator[int] = iter(())  # that each row of the call shares its keys with
 
     def load_embedding(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         return {role: self._loaded(tensor) for role, tensor in tensors.items()}
@@ -76,18 +83,54 @@ class RoundedBackend(ReferenceBackend):
 
     def _loaded(self, tensor: Tensor) -> Any:
         values = tensor.float32().astype(self._dtype)
-        return values if values.ndim != 2 else _Matrix(values, rounding_of(tensor.type, tiles=self._tiles))
+        if values.ndim != 2:
+            return values
+        return _Matrix(values, *(rounding_of(tensor.type, tiles=tiles) for tiles in (False, self._tiles)))
+
+    def attention(self, block: dict[str, Any], state: ReferenceState, pass_index: int) -> None:
+        n, group = len(state.rows), self.spec.n_heads // self.spec.n_kv_heads
+        most = max(1, _MOST_QUERIES // group)
+        self._n_queries = iter([min(most, n - row // most * most) * group for row in range(n)])
+        super().attention(block, state, pass_index)
+
+    def _attend(self, q: Floats, keys: Floats, values: Floats, pass_index: int) -> Floats:
+        if next(self._n_queries) < _TILE_QUERIES or not self._tiles or keys.dtype == np.float32:
+            return super()._attend(q, keys, values, pass_index)
+        spec, group = self.spec, self.spec.n_heads // self.spec.n_kv_heads
+        k, v = (rounded_bf16(np.repeat(one.astype(self._dtype), group, axis=1)) for one in (keys, values))
+        # In units of ln 2, so that exp is a power of two.
+        scores = np.einsum("hd,nhd->hn", rounded_bf16(q * self._dtype(spec.score_scale * _LOG2_E)), k)
+        if spec.alibi_slopes:
+            slopes = np.asarray(spec.alibi_slopes)[:, None] * _LOG2_E
+            scores += (slopes * np.arange(1 - len(keys), 1)).astype(self._dtype)
+        if spec.attention_softcap:
+            cap = self._dtype(spec.attention_softcap * _LOG2_E)
+            scores = cap * np.tanh(scores / cap)
+        first = max(0, len(keys) - (spec.window_of(pass_index) or len(keys)))
+        scores[:, :first] = -np.inf
+        base = np.full((len(q), 1), -3e38, self._dtype)
+        heads, total = np.zeros_like(q), np.zeros_like(base)
+        for start in range(first // _PAGE * _PAGE, len(keys), _PAGE):
+            page = scores[:, start : start + _PAGE]
+            top = page.max(axis=1, keepdims=True)
+            risen = np.where(top > base + self._dtype(_RISE), top, base)
+            weights, shrink = np.exp2(page - risen), np.exp2(base - risen)
+            total = total * shrink + weights.sum(axis=1, keepdims=True)
+            heads = heads * shrink + np.einsum("hn,nhd->hd", rounded_bf16(weights), v[start : start + _PAGE])
+            base = risen
+        result: Floats = heads / total
+        return result
 
 
 class _Matrix:
-    """A weight [n, k], to be written `x @ weight.T` or `weight[rows]` like any array."""
+    """A weight [n, k], to be written `x @ weight.T` or `weight[rows]` like any array. few, many: for so many rows."""
 
     __array_ufunc__ = None  # NumPy leaves x @ this to __rmatmul__
 
-    def __init__(self, weight: Floats, rounding: Rounding) -> None:
+    def __init__(self, weight: Floats, few: Rounding, many: Rounding) -> None:
         self._weight = weight
-        self._multiplied = rounded_bf16(weight) if rounding == "bf16" else weight
-        self._round = _ROUND[rounding]
+        self._in_tiles = rounded_bf16(weight) if many == "bf16" else weight
+        self._few, self._many = few, many
 
     def __getitem__(self, rows: NDArray[np.int32]) -> Floats:
         return self._weight[rows]
@@ -97,7 +140,10 @@ class _Matrix:
         return self
 
     def __rmatmul__(self, x: Floats) -> Floats:
-        y: Floats = self._round(x.astype(self._weight.dtype, copy=False)) @ self._multiplied.T
+        many = len(x) >= _TILE_ROWS
+        weight = self._in_tiles if many else self._weight
+        rounded = _ROUND[self._many if many else self._few](x.astype(weight.dtype, copy=False))
+        y: Floats = rounded @ weight.T
         return y
 
 

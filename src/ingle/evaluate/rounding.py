@@ -212,9 +212,20 @@ class Truth:
     rounding: BlockErrors
 
 
-def truth_of(path: Path, windows: Windows, *, kv_type: KVType, tiles: bool, reference: Floats | None = None) -> Truth:
-    """For the model in a GGUF file. tiles: see `backends.rounded`. reference: its logits, if they are known."""
-    how = partial(trace, path, windows=windows, kv_type=kv_type)
+def truth_of(
+    path: Path,
+    windows: Windows,
+    *,
+    kv_type: KVType,
+    tiles: bool,
+    sizes: Sequence[int] = (),
+    reference: Floats | None = None,
+) -> Truth:
+    """For the model in a GGUF file. tiles: as for `RoundedBackend`; there, `sizes` (see `trace`) change the rounding.
+
+    reference: the reference's logits, where they are known.
+    """
+    how = partial(trace, path, windows=windows, kv_type=kv_type, sizes=sizes)
     if reference is None:
         reference = how(ReferenceBackend).logits
     model = how(partial(RoundedBackend, tiles=tiles), blocks=True)
