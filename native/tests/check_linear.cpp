@@ -11,6 +11,7 @@
 #include <random>
 #include <vector>
 
+#include "arena.h"
 #include "kernels.h"
 #include "tiles.h"
 
