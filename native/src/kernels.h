@@ -18,13 +18,12 @@ struct TileKernels;
 struct alignas(16) ActivationGroup {
   int8_t q[kGroup];
   float scale;
-  int16_t sum[2];       // of q, over columns 0..15 and 16..31: multiplies the zero of a format
-  float scaled_sum[2];  // scale * sum: multiplies a minimum
+  float sum[3];  // of q, over columns 0..15, 16..31 and all: multiplies the zero of a format, or a minimum
 };
 static_assert(sizeof(ActivationGroup) == 48);
 
 // Outputs of panels [panel_begin, panel_end) for all m rows. `x` is one of
-//   quantised: const ActivationGroup [m][k / 32]
+//   quantised: const ActivationGroup [k / 32][m]
 //   float:     const float [m][k]
 // y[i * ldy + j], j over all outputs; written, or added to if `accumulate`.
 using LinearFunction = void (*)(const Panels& w, const void* x, int64_t m, float* y, int64_t ldy, bool accumulate,
@@ -32,7 +31,8 @@ using LinearFunction = void (*)(const Panels& w, const void* x, int64_t m, float
 
 struct Kernels {
   const char* name;
-  void (*quantise)(const float* x, int64_t groups, ActivationGroup* out);
+  // One row, or consecutive groups of it: group g goes to out[g * step].
+  void (*quantise)(const float* x, int64_t groups, ActivationGroup* out, int64_t step);
   LinearFunction linear[kKinds];  // quantised input for planes, float input for floats
 
   // Does about so many multiplications and additions with operands at hand, and nothing else: the roof of prefill.

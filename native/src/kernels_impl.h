@@ -17,7 +17,9 @@ using F = Simd::F;
 using I = Simd::I;
 constexpr int kParts = kPanelRows / Simd::kLanes;  // vectors that make a panel
 constexpr int kPartBytes = Simd::kLanes * kQuad;   // of a vector of codes
-constexpr int kPrefetchBytes = 1536;               // ahead in each stream; measured
+constexpr int kPrefetchBytes = 1024;               // ahead in each stream; measured
+constexpr int kRowBlock = 32;                      // rows of activations for which codes are unpacked once
+constexpr int kPanelBlock = 8;
 
 // Codes of one group for the rows of `part`: w[i] = quad i.
 template <int K>
@@ -114,28 +116,22 @@ INGLE_INLINE void load_sub_scales(const uint8_t* subs, int g, F d, F m, F (&scal
   }
 }
 
-// sum += products of one group with 32 activations.
+// sum += products of one group with 32 activations. The zero of codes is taken off exactly: all are integers below 2^24.
 template <int K>
 INGLE_INLINE F add_group(F sum, const I (&w)[8], const ActivationGroup& x, const F (&scale)[2], const F (&minimum)[2]) {
   constexpr Format f = kFormats[K];
-  constexpr int bits = f.bytes() ? 8 : f.bits;
+  constexpr int halves = kGroup / f.group;
   // Signed bytes come out of the dot product without their zero.
   constexpr int zero = f.bytes() && Simd::kSignedBytes ? 0 : f.zero;
-  const F d = Simd::set(x.scale);
-  if constexpr (f.group == kGroup) {
-    I dot = Simd::set_int(zero ? -zero * (x.sum[0] + x.sum[1]) : 0);
-    dot = Simd::template dot<bits>(dot, w, x.q);
-    dot = Simd::template dot<bits>(dot, w + 4, x.q + 16);
-    sum = Simd::fma(Simd::to_float(dot), Simd::mul(scale[0], d), sum);
-    if constexpr (f.minimum) sum = Simd::fma(minimum[0], Simd::set(x.scaled_sum[0] + x.scaled_sum[1]), sum);
-  } else {
-    for (int h = 0; h < 2; ++h) {
-      const I dot = Simd::template dot<bits>(Simd::set_int(zero ? -zero * x.sum[h] : 0), w + 4 * h, x.q + 16 * h);
-      sum = Simd::fma(Simd::to_float(dot), Simd::mul(scale[h], d), sum);
-      if constexpr (f.minimum) sum = Simd::fma(minimum[h], Simd::set(x.scaled_sum[h]), sum);
-    }
+  F total = Simd::zero();
+  for (int h = 0; h < halves; ++h) {
+    const F x_sum = Simd::set(x.sum[halves == 1 ? 2 : h]);
+    F dot = Simd::to_float(Simd::template dot<f.bytes() ? 8 : f.bits, 8 / halves>(I{}, w + 4 * h, x.q + 16 * h));
+    if constexpr (zero != 0) dot = Simd::fma(Simd::set(-zero), x_sum, dot);
+    total = h == 0 ? Simd::mul(dot, scale[h]) : Simd::fma(dot, scale[h], total);
+    if constexpr (f.minimum) total = Simd::fma(minimum[h], x_sum, total);
   }
-  return sum;
+  return Simd::fma(total, Simd::set(x.scale), sum);
 }
 
 // Asks for the lines of a group that lies kPrefetchBytes ahead.
@@ -158,54 +154,60 @@ INGLE_INLINE void put(F v, float* y, int64_t column, int64_t n, bool accumulate)
   for (int i = 0; column + i < n; ++i) y[i] = accumulate ? y[i] + lanes[i] : lanes[i];
 }
 
-// P panels x R rows x Parts vectors, from vector `part` of the panels.
-template <int K, int P, int R, int Parts>
-INGLE_INLINE void plane_block(const Panels& w, const int64_t (&panel)[P], int part,
-                              const ActivationGroup* const (&x)[R], int rows, float* y, int64_t ldy, bool accumulate) {
+// sums[part][row] += products of group g of unit u of a panel with that group of `rows` rows of activations.
+template <int K, int Rows>
+INGLE_INLINE void add_panel(const uint8_t* panel, int64_t u, int g, Simd::Table table, const ActivationGroup* x,
+                            int rows, F (&sums)[kParts][Rows]) {
+  constexpr Format f = kFormats[K];
+  const uint8_t* subs = panel + f.unit_at(u);
+  const uint8_t* planes = subs + (f.super() ? kSuper : 0) + size_t(g) * f.group_bytes();
+  prefetch_ahead<f.group_bytes()>(planes);
+  for (int s = 0; s < kParts; ++s) {
+    const int offset = 2 * Simd::kLanes * s;
+    const F d = load_scale<K>(panel + f.scale_at(u) + offset);
+    const F least = f.minimum ? Simd::load_f16(panel + f.minimum_at(u) + offset) : Simd::zero();
+    I code[8];
+    F scale[2], minimum[2];
+    unpack<K>(planes + kPartBytes * s, table, code);
+    load_sub_scales<K>(subs + Simd::kLanes * s, g, d, least, scale, minimum);
+    for (int r = 0; r < rows; ++r) sums[s][r] = add_group<K>(sums[s][r], code, x[r], scale, minimum);
+  }
+}
+
+// P panels for one row of activations, whose sums stay in registers, or for up to kRowBlock of m.
+template <int K, int P, bool One>
+INGLE_INLINE void plane_block(const Panels& w, const int64_t (&panel)[P], const ActivationGroup* x, int64_t m, int rows,
+                              float* y, int64_t ldy, bool accumulate) {
   constexpr Format f = kFormats[K];
   constexpr int groups = f.unit_columns() / kGroup;
   const uint8_t* base[P];
-  F sum[P][R][Parts];
+  F sums[P][kParts][One ? 1 : kRowBlock];
   for (int p = 0; p < P; ++p) {
     base[p] = w.data + size_t(panel[p]) * w.panel_bytes;
-    for (int r = 0; r < R; ++r) {
-      for (int s = 0; s < Parts; ++s) sum[p][r][s] = Simd::zero();
+    for (int s = 0; s < kParts; ++s) {
+      for (int r = 0; r < rows; ++r) sums[p][s][r] = Simd::zero();
     }
   }
   const Simd::Table table = lookup_table<K>();
   const int64_t units = w.k / f.unit_columns();
   for (int64_t u = 0; u < units; ++u) {
-    F d[P][Parts], m[P][Parts];
     for (int p = 0; p < P; ++p) {
       prefetch_ahead<f.header_bytes()>(base[p] + f.scale_at(u));
       if constexpr (f.super()) prefetch_ahead<kSuper>(base[p] + f.unit_at(u));
-      for (int s = 0; s < Parts; ++s) {
-        const int offset = 2 * Simd::kLanes * (part + s);
-        d[p][s] = load_scale<K>(base[p] + f.scale_at(u) + offset);
-        m[p][s] = f.minimum ? Simd::load_f16(base[p] + f.minimum_at(u) + offset) : Simd::zero();
-      }
     }
-    for (int g = 0; g < groups; ++g) {
-      for (int p = 0; p < P; ++p) {
-        const uint8_t* subs = base[p] + f.unit_at(u);
-        const uint8_t* planes = subs + (f.super() ? kSuper : 0) + size_t(g) * f.group_bytes();
-        prefetch_ahead<f.group_bytes()>(planes);
-        for (int s = 0; s < Parts; ++s) {
-          I code[8];
-          F scale[2], minimum[2];
-          unpack<K>(planes + kPartBytes * (part + s), table, code);
-          load_sub_scales<K>(subs + Simd::kLanes * (part + s), g, d[p][s], m[p][s], scale, minimum);
-          for (int r = 0; r < R; ++r) {
-            sum[p][r][s] = add_group<K>(sum[p][r][s], code, x[r][u * groups + g], scale, minimum);
-          }
-        }
+    for (int g = 0; g < groups; ++g, x += m) {
+      if constexpr (One) {
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) add_panel<K>(base[p], u, g, table, x, 1, sums[p]);
+      } else {
+        for (int p = 0; p < P; ++p) add_panel<K>(base[p], u, g, table, x, rows, sums[p]);
       }
     }
   }
   for (int p = 0; p < P; ++p) {
-    for (int r = 0; r < rows; ++r) {
-      for (int s = 0; s < Parts; ++s) {
-        put(sum[p][r][s], y + r * ldy, panel[p] * kPanelRows + Simd::kLanes * (part + s), w.n, accumulate);
+    for (int s = 0; s < kParts; ++s) {
+      for (int r = 0; r < rows; ++r) {
+        put(sums[p][s][r], y + r * ldy, panel[p] * kPanelRows + Simd::kLanes * s, w.n, accumulate);
       }
     }
   }
@@ -221,119 +223,101 @@ INGLE_INLINE F load_values(const uint8_t* p) {
   else return Simd::load_bf16(p);
 }
 
-template <int K, int P, int R, int Parts>
-INGLE_INLINE void float_block(const Panels& w, const int64_t (&panel)[P], int part, const float* const (&x)[R],
-                              int rows, float* y, int64_t ldy, bool accumulate) {
+// P panels for R rows of activations; missing ones repeat the last and are not written.
+template <int K, int P, int R>
+INGLE_INLINE void float_block(const Panels& w, const int64_t (&panel)[P], const float* x, int rows, float* y,
+                              int64_t ldy, bool accumulate) {
   constexpr int size = kFormats[K].bits / 8;
-  F total[P][R][Parts];
-  for (int p = 0; p < P; ++p) {
-    for (int r = 0; r < R; ++r) {
-      for (int s = 0; s < Parts; ++s) total[p][r][s] = Simd::zero();
-    }
-  }
+  const float* row[R];
+  for (int r = 0; r < R; ++r) row[r] = x + (r < rows ? r : rows - 1) * w.k;
+  F total[P][R][kParts] = {};
   for (int64_t begin = 0; begin < w.k; begin += kFloatBlock) {
     const int64_t end = begin + kFloatBlock < w.k ? begin + kFloatBlock : w.k;
-    F sum[P][R][Parts];
-    for (int p = 0; p < P; ++p) {
-      for (int r = 0; r < R; ++r) {
-        for (int s = 0; s < Parts; ++s) sum[p][r][s] = Simd::zero();
-      }
-    }
+    F sum[P][R][kParts] = {};
     for (int64_t c = begin; c < end; ++c) {
       for (int p = 0; p < P; ++p) {
         const uint8_t* column = w.data + size_t(panel[p]) * w.panel_bytes + size_t(c) * kPanelRows * size;
         prefetch_ahead<kPanelRows * size>(column);
-        for (int s = 0; s < Parts; ++s) {
-          const F v = load_values<K>(column + (part + s) * Simd::kLanes * size);
-          for (int r = 0; r < R; ++r) sum[p][r][s] = Simd::fma(v, Simd::set(x[r][c]), sum[p][r][s]);
+        F v[kParts];
+        for (int s = 0; s < kParts; ++s) v[s] = load_values<K>(column + s * Simd::kLanes * size);
+        for (int r = 0; r < R; ++r) {
+          for (int s = 0; s < kParts; ++s) sum[p][r][s] = Simd::fma(v[s], Simd::set(row[r][c]), sum[p][r][s]);
         }
       }
     }
     for (int p = 0; p < P; ++p) {
       for (int r = 0; r < R; ++r) {
-        for (int s = 0; s < Parts; ++s) total[p][r][s] = Simd::add(total[p][r][s], sum[p][r][s]);
+        for (int s = 0; s < kParts; ++s) total[p][r][s] = Simd::add(total[p][r][s], sum[p][r][s]);
       }
     }
   }
   for (int p = 0; p < P; ++p) {
     for (int r = 0; r < rows; ++r) {
-      for (int s = 0; s < Parts; ++s) {
-        put(total[p][r][s], y + r * ldy, panel[p] * kPanelRows + Simd::kLanes * (part + s), w.n, accumulate);
+      for (int s = 0; s < kParts; ++s) {
+        put(total[p][r][s], y + r * ldy, panel[p] * kPanelRows + Simd::kLanes * s, w.n, accumulate);
       }
     }
   }
 }
 
-// P panels with rows [0, rows), rows <= R: the missing rows repeat the last one and are not written.
-template <int K, int P, int R>
-void block(const Panels& w, const int64_t (&panel)[P], const void* x, int rows, float* y, int64_t ldy,
+// Rows [0, rows) of the m rows of x for P panels.
+template <int K, int P, bool One>
+void block(const Panels& w, const int64_t (&panel)[P], const void* x, int64_t m, int rows, float* y, int64_t ldy,
            bool accumulate) {
-  constexpr int parts = R < Simd::kWideRows ? kParts : 1;  // all vectors of a panel at once, while registers last
   if constexpr (K < kPlaneKinds) {
-    const ActivationGroup* row[R];
-    for (int r = 0; r < R; ++r)
-      row[r] = static_cast<const ActivationGroup*>(x) + (r < rows ? r : rows - 1) * (w.k / kGroup);
-    for (int part = 0; part < kParts; part += parts)
-      plane_block<K, P, R, parts>(w, panel, part, row, rows, y, ldy, accumulate);
+    plane_block<K, P, One>(w, panel, static_cast<const ActivationGroup*>(x), m, rows, y, ldy, accumulate);
+  } else if constexpr (One) {
+    float_block<K, P, 1>(w, panel, static_cast<const float*>(x), 1, y, ldy, accumulate);
   } else {
-    const float* row[R];
-    for (int r = 0; r < R; ++r) row[r] = static_cast<const float*>(x) + (r < rows ? r : rows - 1) * w.k;
-    for (int part = 0; part < kParts; part += parts)
-      float_block<K, P, R, parts>(w, panel, part, row, rows, y, ldy, accumulate);
+    constexpr int many = Simd::kRegisters / 2 / kParts;  // sums in flight: half of the registers
+    for (int r = 0; r < rows; r += many) {
+      const float* xr = static_cast<const float*>(x) + r * w.k;
+      const int left = rows - r < many ? rows - r : many;
+      for (int p = 0; p < P; ++p) {
+        if (left <= 4) float_block<K, 1, 4>(w, {panel[p]}, xr, left, y + r * ldy, ldy, accumulate);
+        else float_block<K, 1, many>(w, {panel[p]}, xr, left, y + r * ldy, ldy, accumulate);
+      }
+    }
   }
 }
 
-// All rows for one panel, as many at once as there are, at most 8. The panel is read from memory once; for later rows
-// it comes from the cache.
-template <int K>
-void all_rows(const Panels& w, int64_t panel, const void* x, int64_t m, float* y, int64_t ldy, bool accumulate) {
-  const size_t row_bytes =
-      K < kPlaneKinds ? size_t(w.k / kGroup) * sizeof(ActivationGroup) : size_t(w.k) * sizeof(float);
-  for (int64_t i = 0; i < m;) {
-    const void* xi = static_cast<const uint8_t*>(x) + size_t(i) * row_bytes;
-    float* yi = y + i * ldy;
-    const int rows = m - i < 8 ? int(m - i) : 8;
-    if (rows == 1) block<K, 1, 1>(w, {panel}, xi, rows, yi, ldy, accumulate);
-    else if (rows == 2) block<K, 1, 2>(w, {panel}, xi, rows, yi, ldy, accumulate);
-    else if (rows <= 4) block<K, 1, 4>(w, {panel}, xi, rows, yi, ldy, accumulate);
-    else block<K, 1, 8>(w, {panel}, xi, rows, yi, ldy, accumulate);
-    i += rows;
-  }
-}
-
-// At most R rows, P panels at a time. Each stream walks through its own contiguous share of the panels, so that asking
-// for what lies ahead always hits. What is left goes in fewer streams.
-template <int K, int P, int R>
-void walk(const Panels& w, const void* x, int rows, float* y, int64_t ldy, bool accumulate, int64_t begin,
+// Each of P streams walks through its own contiguous share of the panels, so that asking for what lies ahead always
+// hits. What is left goes in one stream.
+template <int K, int P, bool One>
+void walk(const Panels& w, const void* x, int64_t m, int rows, float* y, int64_t ldy, bool accumulate, int64_t begin,
           int64_t end) {
   const int64_t share = (end - begin) / P;
   for (int64_t i = 0; i < share; ++i) {
     int64_t panel[P];
     for (int p = 0; p < P; ++p) panel[p] = begin + p * share + i;
-    block<K, P, R>(w, panel, x, rows, y, ldy, accumulate);
+    block<K, P, One>(w, panel, x, m, rows, y, ldy, accumulate);
   }
-  if constexpr (P > 1) walk<K, P / 2, R>(w, x, rows, y, ldy, accumulate, begin + P * share, end);
+  if constexpr (P > 1) walk<K, 1, One>(w, x, m, rows, y, ldy, accumulate, begin + P * share, end);
 }
 
 template <int K>
-void multiply(const Panels& w, const void* x, int64_t m, float* y, int64_t ldy, bool accumulate, int64_t panel_begin,
-              int64_t panel_end) {
-  constexpr int streams = Simd::kStreams, few = Simd::kFewStreams;
-  const int rows = m < 8 ? int(m) : 8;
-  if (m == 1) walk<K, streams, 1>(w, x, rows, y, ldy, accumulate, panel_begin, panel_end);
-  else if (m == 2) walk<K, streams, 2>(w, x, rows, y, ldy, accumulate, panel_begin, panel_end);
-  else if (m <= 4) walk<K, few, 4>(w, x, rows, y, ldy, accumulate, panel_begin, panel_end);
-  else if (m <= 8) walk<K, few, 8>(w, x, rows, y, ldy, accumulate, panel_begin, panel_end);
-  else
-    for (int64_t p = panel_begin; p < panel_end; ++p) all_rows<K>(w, p, x, m, y, ldy, accumulate);
+void multiply(const Panels& w, const void* x, int64_t m, float* y, int64_t ldy, bool accumulate, int64_t begin,
+              int64_t end) {
+  constexpr int streams = Simd::kStreams;
+  if (m == 1) return walk<K, streams, true>(w, x, 1, 1, y, ldy, accumulate, begin, end);
+  // Some panels and some rows at a time, so that both are read from the second-level cache when they are used again.
+  const int64_t panels = m <= kRowBlock ? end - begin : kPanelBlock;
+  const size_t row_bytes = K < kPlaneKinds ? sizeof(ActivationGroup) : size_t(w.k) * sizeof(float);
+  for (; begin < end; begin += panels) {
+    for (int64_t i = 0; i < m; i += kRowBlock) {
+      const int rows = m - i < kRowBlock ? int(m - i) : kRowBlock;
+      walk<K, streams, false>(w, static_cast<const uint8_t*>(x) + size_t(i) * row_bytes, m, rows, y + i * ldy, ldy,
+                              accumulate, begin, end - begin < panels ? end : begin + panels);
+    }
+  }
 }
 
 // Plain code: compilers vectorise it. The bits of |x| order as integers do, and put infinities and NaNs above all else.
-void quantise(const float* x, int64_t groups, ActivationGroup* out) {
+void quantise(const float* x, int64_t groups, ActivationGroup* out, int64_t step) {
   constexpr uint32_t kInfinity = 0x7f800000u;
   constexpr float kTiny = 1e-30f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, to nearest even
-  for (int64_t g = 0; g < groups; ++g, x += kGroup, ++out) {
+  for (int64_t g = 0; g < groups; ++g, x += kGroup, out += step) {
     uint32_t bits[kGroup];
     __builtin_memcpy(bits, x, sizeof bits);
     uint32_t top = 0;
@@ -357,10 +341,8 @@ void quantise(const float* x, int64_t groups, ActivationGroup* out) {
     for (int i = 16; i < kGroup; ++i) sum[1] += q[i];
     for (int i = 0; i < kGroup; ++i) out->q[i] = int8_t(q[i]);
     out->scale = top >= kInfinity ? __builtin_nanf("") : use ? largest / 127.0f : 0.0f;
-    for (int h = 0; h < 2; ++h) {
-      out->sum[h] = int16_t(sum[h]);
-      out->scaled_sum[h] = out->scale * float(sum[h]);
-    }
+    for (int h = 0; h < 2; ++h) out->sum[h] = float(sum[h]);
+    out->sum[2] = float(sum[0] + sum[1]);
   }
 }
 
@@ -379,7 +361,7 @@ void peak(int64_t operations) {
     hide(row);
 #pragma GCC unroll 10
     for (int r = 0; r < kRows; ++r) {
-      for (int p = 0; p < 2; ++p) sums[r][p] = Simd::dot<4>(sums[r][p], quads[p], row + r * 16);
+      for (int p = 0; p < 2; ++p) sums[r][p] = Simd::template dot<4, 4>(sums[r][p], quads[p], row + r * 16);
     }
   }
   F total = Simd::zero();

@@ -86,7 +86,7 @@ void Input::prepare(const float* x, int64_t ldx, int thread, int n_threads) {
   if (in.forms & kQuantised) {
     auto* out = in.quantised.as<ActivationGroup>();
     for_each_piece(in.m, groups, thread, n_threads, [&](int64_t row, int64_t begin, int64_t end) {
-      table.quantise(x + row * ldx + begin * kGroup, end - begin, out + row * groups + begin);
+      table.quantise(x + row * ldx + begin * kGroup, end - begin, out + begin * in.m + row, in.m);
     });
   }
   if (in.forms & kFloat) {

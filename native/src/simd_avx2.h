@@ -15,9 +15,8 @@ struct Simd {
   static constexpr bool kSignedBytes = true;
 #endif
   static constexpr int kStreams = 2;
-  static constexpr int kFewStreams = 1;
   static constexpr bool kPrefetch = true;
-  static constexpr int kWideRows = 4;
+  static constexpr int kRegisters = 16;
 
   using F = __m256;
   using I = __m256i;
@@ -27,7 +26,6 @@ struct Simd {
   static void store(float* p, F v) { _mm256_storeu_ps(p, v); }
   static F zero() { return _mm256_setzero_ps(); }
   static F set(float x) { return _mm256_set1_ps(x); }
-  static I set_int(int32_t x) { return _mm256_set1_epi32(x); }
   static F to_float(I v) { return _mm256_cvtepi32_ps(v); }
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
@@ -76,34 +74,28 @@ struct Simd {
   static I lookup(Table t, I index) { return _mm256_shuffle_epi8(t, index); }
 
 #if defined(__AVXVNNI__)
-  template <int Bits>
+  template <int Bits, int Quads>
   static I dot(I acc, const I* w, const int8_t* x) {
-    for (int i = 0; i < 4; ++i) acc = _mm256_dpbusd_avx_epi32(acc, w[i], quad(x + 4 * i));
+    for (int i = 0; i < Quads; ++i) acc = _mm256_dpbusd_avx_epi32(acc, w[i], quad(x + 4 * i));
     return acc;
   }
 #else
-  // maddubs adds two products in 16 bits and saturates: codes of up to 4 bits may be summed over four quads, 5 bits
-  // just (4 * 2 * 31 * 127 < 2^15), 6 bits over two. Whole bytes do not fit at all: there the sign of the weight goes
+  // maddubs adds two products in 16 bits and saturates: codes of up to 4 bits may be summed over 8 quads, of 5 bits over
+  // four (4 * 2 * 31 * 127 < 2^15), of 6 bits over two. Whole bytes do not fit at all: there the sign of the weight goes
   // to the activation, |w| * (sign(w) x), of which even two products fit (2 * 128 * 127 < 2^15).
-  template <int Bits>
+  template <int Bits, int Quads>
   static I dot(I acc, const I* w, const int8_t* x) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    const auto product = [&](int i) {
-      if constexpr (Bits <= 6) return _mm256_maddubs_epi16(w[i], quad(x + 4 * i));
-      else return _mm256_maddubs_epi16(_mm256_abs_epi8(w[i]), _mm256_sign_epi8(quad(x + 4 * i), w[i]));
-    };
-    if constexpr (Bits <= 5) {
-      const __m256i sum =
-          _mm256_add_epi16(_mm256_add_epi16(product(0), product(1)), _mm256_add_epi16(product(2), product(3)));
-      return _mm256_add_epi32(acc, _mm256_madd_epi16(sum, ones));
-    } else if constexpr (Bits == 6) {
-      const __m256i low = _mm256_add_epi16(product(0), product(1));
-      const __m256i high = _mm256_add_epi16(product(2), product(3));
-      return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(low, ones), _mm256_madd_epi16(high, ones)));
-    } else {
-      for (int i = 0; i < 4; ++i) acc = _mm256_add_epi32(acc, _mm256_madd_epi16(product(i), ones));
-      return acc;
+    constexpr int fit = Bits <= 4 ? 8 : Bits == 5 ? 4 : Bits == 6 ? 2 : 1, together = fit < Quads ? fit : Quads;
+    for (int i = 0; i < Quads; i += together) {
+      I sum = _mm256_setzero_si256();
+      for (int j = i; j < i + together; ++j) {
+        const I y = quad(x + 4 * j);
+        if constexpr (Bits <= 6) sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w[j], y));
+        else sum = _mm256_maddubs_epi16(_mm256_abs_epi8(w[j]), _mm256_sign_epi8(y, w[j]));
+      }
+      acc = _mm256_add_epi32(acc, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
     }
+    return acc;
   }
 #endif
   // GCC takes a function that only prefetches for one without effect and drops its calls: hence asm.

@@ -20,9 +20,8 @@ struct Simd {
   static constexpr int kLanes = 16;
   static constexpr bool kSignedBytes = false;
   static constexpr int kStreams = 3;
-  static constexpr int kFewStreams = 2;
   static constexpr bool kPrefetch = true;
-  static constexpr int kWideRows = 16;  // never part by part: there is one part
+  static constexpr int kRegisters = 32;
 
   using F = __m512;
   using I = __m512i;
@@ -32,7 +31,6 @@ struct Simd {
   static void store(float* p, F v) { _mm512_storeu_ps(p, v); }
   static F zero() { return _mm512_setzero_ps(); }
   static F set(float x) { return _mm512_set1_ps(x); }
-  static I set_int(int32_t x) { return _mm512_set1_epi32(x); }
   static F to_float(I v) { return _mm512_cvtepi32_ps(v); }
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F add(F a, F b) { return _mm512_add_ps(a, b); }
@@ -80,10 +78,11 @@ struct Simd {
   }
   static I lookup(Table t, I index) { return _mm512_shuffle_epi8(t, index); }
 
-  template <int Bits>
+  template <int Bits, int Quads>
   static I dot(I acc, const I* w, const int8_t* x) {
     const auto* quads = reinterpret_cast<const int32_t*>(x);
-    for (int i = 0; i < 4; ++i) acc = _mm512_dpbusd_epi32(acc, w[i], _mm512_set1_epi32(quads[i]));
+    // The intrinsic would take an instruction more to spread four bytes over the lanes, and registers to keep them.
+    for (int i = 0; i < Quads; ++i) __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w[i]), "m"(quads[i]));
     return acc;
   }
   // GCC takes a function that only prefetches for one without effect and drops its calls: hence asm.

@@ -11,9 +11,8 @@ struct Simd {
   static constexpr int kLanes = 4;
   static constexpr bool kSignedBytes = true;
   static constexpr int kStreams = 2;
-  static constexpr int kFewStreams = 1;
   static constexpr bool kPrefetch = false;  // the hardware follows a few streams by itself
-  static constexpr int kWideRows = 4;
+  static constexpr int kRegisters = 32;
 
   using F = float32x4_t;
   using I = int32x4_t;
@@ -23,7 +22,6 @@ struct Simd {
   static void store(float* p, F v) { vst1q_f32(p, v); }
   static F zero() { return vdupq_n_f32(0); }
   static F set(float x) { return vdupq_n_f32(x); }
-  static I set_int(int32_t x) { return vdupq_n_s32(x); }
   static F to_float(I v) { return vcvtq_f32_s32(v); }
   static F mul(F a, F b) { return vmulq_f32(a, b); }
   static F add(F a, F b) { return vaddq_f32(a, b); }
@@ -67,13 +65,16 @@ struct Simd {
   static I lookup(Table t, I index) { return from(vqtbl1q_u8(t, bytes(index))); }
 
   // Signed times signed: small codes are positive either way.
-  template <int Bits>
+  template <int Bits, int Quads>
   static I dot(I acc, const I* w, const int8_t* x) {
-    const int8x16_t quads = vld1q_s8(x);
-    acc = vdotq_laneq_s32(acc, vreinterpretq_s8_s32(w[0]), quads, 0);
-    acc = vdotq_laneq_s32(acc, vreinterpretq_s8_s32(w[1]), quads, 1);
-    acc = vdotq_laneq_s32(acc, vreinterpretq_s8_s32(w[2]), quads, 2);
-    return vdotq_laneq_s32(acc, vreinterpretq_s8_s32(w[3]), quads, 3);
+    for (int i = 0; i < Quads; i += 4) {
+      const int8x16_t quads = vld1q_s8(x + 4 * i);
+      acc = vdotq_laneq_s32(acc, vreinterpretq_s8_s32(w[i]), quads, 0);
+      acc = vdotq_laneq_s32(acc, vreinterpretq_s8_s32(w[i + 1]), quads, 1);
+      acc = vdotq_laneq_s32(acc, vreinterpretq_s8_s32(w[i + 2]), quads, 2);
+      acc = vdotq_laneq_s32(acc, vreinterpretq_s8_s32(w[i + 3]), quads, 3);
+    }
+    return acc;
   }
   static void prefetch(const void*) {}
 

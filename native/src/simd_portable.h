@@ -11,10 +11,9 @@ namespace {
 struct PortableSimd {
   static constexpr int kLanes = 4;  // rows of a panel in one vector
   static constexpr bool kSignedBytes = false;
-  static constexpr int kStreams = 1;     // panels in flight for one or two rows of activations
-  static constexpr int kFewStreams = 1;  // for three to eight
+  static constexpr int kStreams = 1;  // panels in flight
   static constexpr bool kPrefetch = false;
-  static constexpr int kWideRows = 4;  // rows of activations from which a panel is done part by part
+  static constexpr int kRegisters = 16;
 
   using F = float __attribute__((vector_size(16)));
   using I = int32_t __attribute__((vector_size(16)));
@@ -33,7 +32,6 @@ struct PortableSimd {
   static void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
   static F zero() { return F{}; }
   static F set(float x) { return F{x, x, x, x}; }
-  static I set_int(int32_t x) { return I{x, x, x, x}; }
   static F to_float(I v) { return __builtin_convertvector(v, F); }
   static F mul(F a, F b) { return a * b; }
   static F add(F a, F b) { return a + b; }
@@ -88,14 +86,13 @@ struct PortableSimd {
     return load(b);
   }
 
-  // acc + the products of 16 columns: codes of four quads, unsigned bytes, with 16 signed activations. `Bits` says how
-  // large codes are.
-  template <int Bits>
+  // The products of codes of some quads, unsigned bytes, with signed activations. `Bits` says how large codes are.
+  template <int Bits, int Quads>
   static I dot(I acc, const I* w, const int8_t* x) {
-    for (int i = 0; i < 4; ++i, x += 4) {
-      const auto pair = [](int8_t a, int8_t b) { return int32_t(uint16_t(a) | uint32_t(uint16_t(b)) << 16); };
-      const I16 even = (I16)((U16)w[i] & 0xff) * (I16)set_int(pair(x[0], x[2]));
-      const I16 odd = (I16)((U16)w[i] >> 8) * (I16)set_int(pair(x[1], x[3]));
+    for (int i = 0; i < Quads; ++i, x += 4) {
+      const auto pair = [](int8_t a, int8_t b) { return I{} + int32_t(uint16_t(a) | uint32_t(uint16_t(b)) << 16); };
+      const I16 even = (I16)((U16)w[i] & 0xff) * (I16)pair(x[0], x[2]);
+      const I16 odd = (I16)((U16)w[i] >> 8) * (I16)pair(x[1], x[3]);
       if constexpr (Bits <= 6) {
         const I sum = (I)(even + odd);  // at most 2 * 63 * 127
         acc += (sum << 16 >> 16) + (sum >> 16);
