@@ -11,15 +11,15 @@ namespace {
 
 struct Simd : PortableSimd {
   static constexpr bool kSignedBytes = true;
-  static constexpr int kWideRows = 2;
 
   using Table = v128_t;
   static Table table(const uint8_t* values) { return wasm_v128_load(values); }
   static I lookup(Table t, I index) { return (I)wasm_i8x16_swizzle(t, (v128_t)index); }
 
   // Signed times signed: small codes are positive either way.
-  template <int Bits>
+  template <int Bits, int Quads>
   static I dot(I acc, const I* w, const int8_t* x) {
+    if constexpr (Quads == 8) return dot<Bits, 4>(dot<Bits, 4>(acc, w, x), w + 4, x + 16);
     const v128_t quads = wasm_v128_load(x);
 #if defined(__wasm_relaxed_simd__)
     // Which of its two factors is signed and how far sums of two products may go is left to the machine; with codes
