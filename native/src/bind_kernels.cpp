@@ -95,6 +95,7 @@ void bind_kernels(nb::module_& m) {
         "GB/s at which so many threads read n_bytes over and over; takes up to half a second, and the memory.");
   m.def("multiply_rate", &multiply_rate, released, "threads"_a,
         "GOP/s (an addition and a multiplication are two) that so many threads reach with the unit that prefill uses.");
+  m.def("matrix_bytes", &panels_bytes, "type_id"_a, "n"_a, "k"_a, "Bytes that a matrix takes when it is loaded.");
   m.def("isa", &isa_name, "The instruction set in use: portable, avx2, avxvnni, avx512, amx or neon.");
 }
 

@@ -84,6 +84,12 @@ void PanelMatrix::row(int64_t r, float* out) const {
   read_row(kind_, data_.get() + size_t(r / kPanelRows) * panel_bytes_, int(r % kPanelRows), k, out);
 }
 
+size_t panels_bytes(int ggml_type, int64_t n, int64_t k) {
+  const Kind kind = kind_of(ggml_type);
+  check_shape(kFormats[kind], n, k);
+  return panel_bytes_of(kind, k) * size_t((n + kPanelRows - 1) / kPanelRows);
+}
+
 size_t ggml_row_bytes(int ggml_type, int64_t k) {
   const Format& f = kFormats[kind_of(ggml_type)];
   check_shape(f, 1, k);

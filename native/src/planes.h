@@ -141,7 +141,8 @@ class PanelMatrix final : public Matrix {
   std::shared_ptr<uint8_t> data_;
 };
 
-// Bytes of one row of k values in the GGML layout. Throws as PanelMatrix does.
+// Bytes of one row of k values in the GGML layout, and of a matrix in panels. They throw as PanelMatrix does.
 size_t ggml_row_bytes(int ggml_type, int64_t k);
+size_t panels_bytes(int ggml_type, int64_t n, int64_t k);
 
 }  // namespace ingle

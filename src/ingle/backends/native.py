@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from ingle.backends.base import KVType, Rows, State
 from ingle.backends.machine import available_bytes, default_threads
 from ingle.errors import BackendError, MemoryLimitError, UsageError
+from ingle.models.source import Header
 from ingle.models.spec import Rope, Spec
 from ingle.models.tensor import Tensor
 
@@ -95,6 +97,14 @@ class NativeBackend:
             weights.read_matrix(self._decoder, role, tensor.type.id, n, k, file, stored.offset, stored.n_bytes)
         except OSError as error:
             raise stored.unreadable(error) from None
+
+    @staticmethod
+    def bytes_of(header: Header) -> int:
+        """Bytes that a tensor takes when it is loaded: a little more than in its file, vectors as float32."""
+        *matrices, n, k = (1, 1, *header.shape)
+        if len(header.shape) == 1:
+            return 4 * k
+        return math.prod(matrices) * _core.matrix_bytes(header.type.id, n, k)
 
     def new_cache(self, n_slots: int, context: int, kv_type: KVType = "f16") -> _core.Cache:
         try:

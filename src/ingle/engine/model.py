@@ -306,5 +306,9 @@ def context_of(checkpoint: Checkpoint, asked: int | None) -> int:
 
 def weights_bytes(checkpoint: Checkpoint, backend_name: str) -> int:
     """Bytes of the weights as a backend holds them: the native one rearranges them, the reference has float32."""
-    taken = footprint(checkpoint)
-    return 4 * taken.n_parameters if backend_name == "reference" else taken.weights_bytes * 103 // 100
+    if backend_name == "reference":
+        return 4 * footprint(checkpoint).n_parameters
+    from ingle.backends.native import NativeBackend
+
+    headers = checkpoint.source.headers
+    return sum(NativeBackend.bytes_of(headers[name]) for name in {part.tensor for part in checkpoint.parts()})

@@ -187,7 +187,9 @@ class _Part:
         except FileNotFoundError:
             raise GGUFError(f"there is no file {path}: check the path of the GGUF file") from None
         except (OSError, ValueError) as error:
-            raise GGUFError(f"{path} cannot be read ({error}): check its permissions and the disk") from None
+            limited = isinstance(error, OSError) and error.errno == errno.ENOMEM  # by `ulimit -v`: maps count
+            remedy = "raise the limit on this process's memory" if limited else "check its permissions and the disk"
+            raise GGUFError(f"{path} cannot be read ({error}): {remedy}") from None
         return cls(file, buffer, read_header(buffer, str(path)))
 
     @property
