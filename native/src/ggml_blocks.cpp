@@ -209,32 +209,14 @@ void write_floats(const uint8_t* rows, size_t row_bytes, uint8_t* panel) {
   }
 }
 
-// A scale and a minimum: what multiplies and what is added.
-struct ScalePair {
-  float scale, minimum;
-};
-
-// Those of `half` (16 columns) of group g of unit u. Each product is rounded as in ggml: (d * sub-scale) * code, then
-// the minimum is added.
-template <Kind kind>
-ScalePair scales_of(const uint8_t* panel, int64_t u, int g, int half, int row) {
-  constexpr Format f = kFormats[kind];
-  const auto raw = load_unaligned<uint16_t>(panel + f.scale_at(u) + 2 * row);
-  const float d = f.scale == Scale::bf16 ? bfloat_to_float(raw) : half_to_float(raw);
-  const float m = f.minimum ? half_to_float(load_unaligned<uint16_t>(panel + f.minimum_at(u) + 2 * row)) : 0.0f;
-  const uint8_t* subs = panel + f.unit_at(u) + row + 32 * g;
-  switch (f.scale) {
-    case Scale::u8_pairs: return {d * float(subs[0]), m * float(subs[16])};
-    case Scale::i8: return {d * float(int8_t(subs[16 * half])), 0.0f};
-    case Scale::u4_pairs: return {d * float(subs[16 * half] & 15), m * float(subs[16 * half] >> 4)};
-    default: return {d, m};
-  }
-}
-
 template <Kind kind>
 void read_planes(const uint8_t* panel, int row, int64_t k, float* out) {
   constexpr Format f = kFormats[kind];
   for (int64_t u = 0; u < k / f.unit_columns(); ++u) {
+    const auto half_at = [&](size_t at) { return load_unaligned<uint16_t>(panel + at + 2 * row); };
+    const float d = (f.scale == Scale::bf16 ? bfloat_to_float : half_to_float)(half_at(f.scale_at(u)));
+    const float m = f.minimum ? half_to_float(half_at(f.minimum_at(u))) : 0.0f;
+    const uint8_t* subs = panel + f.unit_at(u) + row;
     const uint8_t* lane = panel + f.unit_at(u) + (f.super() ? kSuper : 0) + kQuad * row;
     for (int g = 0; g < f.unit_columns() / kGroup; ++g) {
       uint32_t words[8] = {};
@@ -244,12 +226,14 @@ void read_planes(const uint8_t* panel, int row, int64_t k, float* out) {
             words[j + width * t] |= field(load_unaligned<uint32_t>(lane), width * t, width) << before;
       });
       const auto codes = std::bit_cast<std::array<uint8_t, kGroup>>(words);
-      for (int half = 0; half < 2; ++half) {
-        const ScalePair s = scales_of<kind>(panel, u, g, half, row);
-        for (int i = 16 * half; i < 16 * half + 16; ++i) {
-          const float scaled = s.scale * float(f.lookup() ? kTables[int(f.table)][codes[i]] : int(codes[i]) - f.zero);
-          *out++ = f.minimum ? scaled + s.minimum : scaled;
-        }
+      for (int i = 0; i < kGroup; ++i) {
+        const uint8_t* sub = subs + 32 * g + (f.scale == Scale::u8_pairs ? 0 : i / 16 * 16);
+        float scale = d, minimum = m;  // each product is rounded as in ggml: (d * sub-scale) * code
+        if (f.scale == Scale::u8_pairs) scale *= sub[0], minimum *= sub[16];
+        if (f.scale == Scale::u4_pairs) scale *= *sub & 15, minimum *= *sub >> 4;
+        if (f.scale == Scale::i8) scale *= int8_t(*sub);
+        scale *= float(f.lookup() ? kTables[int(f.table)][codes[i]] : int(codes[i]) - f.zero);
+        *out++ = f.minimum ? scale + minimum : scale;
       }
     }
   }
