@@ -25,7 +25,9 @@
 namespace ingle {
 namespace {
 
-constexpr int kSpins = 60;     // one to three microseconds of pauses before the first yield
+// Pauses before the first yield: one to three microseconds, or, where every thread has a processor, some 200. Whoever
+// yields to another program has given its time away for milliseconds, at every barrier.
+constexpr int kSpins = 60, kLongSpins = 4000;
 constexpr int kYields = 2000;  // then about a millisecond of yields before a worker sleeps
 
 void pause() {
@@ -38,8 +40,8 @@ void pause() {
 
 // Spins until ready() or the patience ends (patience < 0: never ends). Works when threads outnumber processors.
 template <class Ready>
-bool spin(Ready ready, int yields) {
-  for (int i = 0; i < kSpins; ++i) {
+bool spin(Ready ready, int spins, int yields) {
+  for (int i = 0; i < spins; ++i) {
     if (ready()) return true;
     pause();
   }
@@ -51,6 +53,11 @@ bool spin(Ready ready, int yields) {
 }
 
 #if defined(__linux__)
+int available_cpus() {
+  cpu_set_t allowed;
+  return sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
+}
+
 int this_cpu() { return sched_getcpu(); }
 
 // Moves this thread to a processor it may use and that none of `n` others is on, where there is one.
@@ -66,6 +73,7 @@ void move_away(const std::atomic<int>* others, int n) {
   sched_setaffinity(0, sizeof allowed, &allowed);  // moved; the scheduler is free again
 }
 #else
+int available_cpus() { return static_cast<int>(std::thread::hardware_concurrency()); }
 int this_cpu() { return -1; }
 void move_away(const std::atomic<int>*, int) {}
 #endif
@@ -86,7 +94,11 @@ struct Abandoned {};
 struct Team::Impl {
   using Job = std::function<void(int, int)>;
 
-  explicit Impl(int n) : n_threads(n), forks(fork_count.load()), cpus(static_cast<size_t>(n)) {
+  explicit Impl(int n)
+      : n_threads(n),
+        spins(n <= available_cpus() ? kLongSpins : kSpins),
+        forks(fork_count.load()),
+        cpus(static_cast<size_t>(n)) {
     for (auto& cpu : cpus) cpu.store(-1);
     try {
       for (int i = 1; i < n; ++i) workers.emplace_back([this, i] { work(i); });
@@ -106,7 +118,7 @@ struct Team::Impl {
   void work(int index) {
     uint32_t seen = 0, moved = 0;
     for (;;) {
-      if (!spin([&] { return epoch.load(std::memory_order_acquire) != seen; }, kYields)) {
+      if (!spin([&] { return epoch.load(std::memory_order_acquire) != seen; }, spins, kYields)) {
         epoch.wait(seen, std::memory_order_acquire);
         continue;
       }
@@ -151,7 +163,7 @@ struct Team::Impl {
     epoch.fetch_add(1, std::memory_order_release);
     epoch.notify_all();
     call(0);
-    spin([&] { return running.load(std::memory_order_acquire) == 0; }, -1);
+    spin([&] { return running.load(std::memory_order_acquire) == 0; }, spins, -1);
     if (failed.load()) std::rethrow_exception(std::exchange(failure, nullptr));
   }
 
@@ -166,11 +178,11 @@ struct Team::Impl {
         [&] {
           return phase.load(std::memory_order_acquire) != old || failed.load(std::memory_order_relaxed);
         },
-        -1);
+        spins, -1);
     if (phase.load(std::memory_order_acquire) == old) throw Abandoned{};
   }
 
-  const int n_threads;
+  const int n_threads, spins;
   const uint32_t forks;
   static constexpr uint32_t kMoveEvery = 64;  // calls between two moves of a thread
   const Job* job = nullptr;
