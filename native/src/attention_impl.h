@@ -13,17 +13,21 @@
 
 namespace ingle::INGLE_VECTOR_NAMESPACE {
 
+#define INGLE_MEMBER inline __attribute__((always_inline))
+
 constexpr float kLog2E = 1.44269504f;
 constexpr float kNever = -3e38f;
 constexpr float kRise = 8;
-constexpr int64_t kBlock = 16;  // queries that go through both products together: their scores stay in the L1 cache
+constexpr int64_t kBlock = 32;  // queries that go through both products together: what they use stays in the L1 cache
+
+INGLE_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // One page of keys [D][kPage] or of values [kPage][padded D] as it lies in the cache; vectors of floats.
 template <class T>
 struct Numbers {
   const T* p;
   int64_t width;
-  inline __attribute__((always_inline)) vf operator()(int64_t row, int64_t column) const { return load(p + row * width + column); }
+  INGLE_MEMBER vf operator()(int64_t row, int64_t column) const { return load(p + row * width + column); }
 };
 
 // Accumulators of the product below: kRows x kVectors registers, a few less than there are.
@@ -72,8 +76,10 @@ INGLE_INLINE void product_rows(const float* a, int64_t lda, B b, float* c, int64
 // The factors of the two products as floats; the second is read as it lies in the cache, each time that it is used.
 struct AsStored {
   using Left = float;
+  static constexpr int64_t kPages = 1;  // prepared together
+  static constexpr bool kRough = false;
   template <class B>
-  INGLE_INLINE B prepare(B page, int64_t, int64_t, float*) {
+  INGLE_INLINE B prepare(B page, int64_t, int64_t, Left*) {
     return page;
   }
   // c[m, n] (+)= a[m, k] b[k, n]; m is at most kBlock, n a multiple of kDimPad. Rows of a step by lda, of c by ldc.
@@ -100,7 +106,7 @@ struct AsStored {
 // The same, but the second factor is converted once for all queries of the tile.
 struct AsFloats : AsStored {
   template <class B>
-  INGLE_INLINE Numbers<float> prepare(B page, int64_t k, int64_t n, float* buffer) {
+  INGLE_INLINE Numbers<float> prepare(B page, int64_t k, int64_t n, Left* buffer) {
     for (int64_t i = 0; i < k; ++i)
       for (int64_t j = 0; j < n; j += kWidth) store(buffer + i * n + j, page(i, j));
     return {buffer, n};
@@ -115,21 +121,29 @@ struct AsFloats : AsStored {
 
 namespace ingle::INGLE_VECTOR_NAMESPACE {
 
-// 2^x for x that is not far above 0, to 2e-7 relative; at least 2^-126 without AVX-512. NaN of NaN.
-// The part of x below its floor goes through a minimax polynomial.
+// 2^x for x that is not far above 0, to 2e-7 relative (rough: 8e-5); at least 2^-100, so that nothing becomes denormal,
+// which is slow. NaN of NaN. What x has beyond its floor goes through a minimax polynomial.
+template <bool kRough>
 INGLE_INLINE vf power_of_two(vf x) {
+  x = max(all(-100.0f), x);
 #if defined(__AVX512F__)
   const vf r = reinterpret_cast<vf>(_mm512_maskz_reduce_ps(0xffff, reinterpret_cast<__m512>(x), 9));
 #else
-  x = max(all(-126.0f), x);
   const vf shifted = (x - 0.5f) + 12582912.0f;  // 1.5 * 2^23: the low bits of the sum are the nearest integer
   const vf r = x - (shifted - 12582912.0f);
 #endif
-  vf y = r * 0.0018775767f + 0.0089893397f;
-  y = y * r + 0.055826318f;
-  y = y * r + 0.24015361f;
-  y = y * r + 0.69315308f;
-  y = y * r + 0.99999994f;
+  vf y;
+  if constexpr (kRough) {
+    y = r * 0.078024521f + 0.22606716f;
+    y = y * r + 0.69583356f;
+    y = y * r + 0.9999252f;
+  } else {
+    y = r * 0.0018775767f + 0.0089893397f;
+    y = y * r + 0.055826318f;
+    y = y * r + 0.24015361f;
+    y = y * r + 0.69315308f;
+    y = y * r + 0.99999994f;
+  }
 #if defined(__AVX512F__)
   return reinterpret_cast<vf>(_mm512_maskz_scalef_ps(0xffff, reinterpret_cast<__m512>(y), reinterpret_cast<__m512>(x)));
 #else
@@ -145,127 +159,159 @@ INGLE_INLINE bool any_above(vf v, float limit) {
 #endif
 }
 
-// Scores of one query and one page become weights, in place; `out` is the sum so far, `total` that of the weights.
-// The query sees positions [first, own] of the page, the last of which is its own.
-template <class Factors, bool kPlain>  // plain: no bias, no cap, and the whole page is seen
-INGLE_INLINE void weigh(float slope, float softcap, int64_t first, int64_t own, const float* scores,
-                        typename Factors::Left* weights, float& largest, float* total, float* out, int64_t n_out) {
-  constexpr int kSteps = kPage / kWidth;
-  vf s[kSteps];
-#pragma GCC unroll 16
-  for (int i = 0; i < kSteps; ++i) s[i] = load(scores + i * kWidth);
-  if constexpr (!kPlain) {
-    const vi low = static_cast<int32_t>(first) - vi{}, high = static_cast<int32_t>(own) - vi{};
-    vi at{};
-    for (int i = 0; i < kWidth; ++i) at[i] = i;
-#pragma GCC unroll 16
-    for (int i = 0; i < kSteps; ++i, at += kWidth) {
-      if (slope != 0) s[i] += __builtin_convertvector(at - high, vf) * slope;
-      if (softcap > 0) s[i] = tanh(s[i] / softcap) * softcap;
-      s[i] = select((at >= low) & (at <= high), s[i], all(kNever));
-    }
+// Loaded from kPage - i on: what positions from i on may have; from 2 kPage - i on: what positions below i may have.
+struct Limits {
+  float values[3 * kPage];
+  constexpr Limits() : values() {
+    for (int64_t i = 0; i < 3 * kPage; ++i) values[i] = i >= kPage && i < 2 * kPage ? 3e38f : kNever;
   }
-  vf top = s[0];
-#pragma GCC unroll 16
-  for (int i = 1; i < kSteps; ++i) top = max(top, s[i]);
-  vf sum = load(total);
-  if (any_above(top, largest + kRise)) {
-    const float now = max(top);
-    const vf shrink = power_of_two(all(largest - now));
-    largest = now;
-    sum *= shrink;
-    for (int64_t i = 0; i < n_out; i += kWidth) store(out + i, load(out + i) * shrink);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kSteps; ++i) {
-    s[i] = power_of_two(s[i] - largest);
-    sum += s[i];
-  }
-  store(total, sum);
-  Factors::put(s, kSteps, weights);
-}
+};
+constexpr Limits kLimits;
 
 template <class Factors, class T>
-static void attend_as(const AttentionTile& tile) {
-  using Left = typename Factors::Left;
-  const int64_t dim = tile.head_dim, n_out = padded_dim(dim), width = (dim + 31) / 32 * 32;
-  const int64_t n_queries = tile.n_rows * tile.n_heads;
-  float* at = tile.scratch;
-  const auto take = [&at](int64_t n) { return (at += n) - n; };
-  float *out = take(kTileQueries * n_out), *totals = take(kTileQueries * kDimPad), *largest = take(kTileQueries);
-  float *scores = take(2 * kBlock * kPage), *key_buffer = take(kPage * width), *value_buffer = take(kPage * n_out);
-  Left* weights = reinterpret_cast<Left*>(take(2 * kBlock * kPage));
-  Left* queries = reinterpret_cast<Left*>(take(kTileQueries * width));
-  for (int64_t i = 0; i < n_queries; ++i) {
-    const float* q = tile.q + i / tile.n_heads * tile.q_stride + i % tile.n_heads * dim;
-    for (int64_t d = 0; d < width; d += 32) {
-      constexpr int kSteps = 32 / kWidth;
-      vf v[kSteps] = {};
-      __builtin_memcpy(v, q + d, uint64_t(dim - d < 32 ? dim - d : 32) * sizeof(float));
-      for (int j = 0; j < kSteps; ++j) v[j] *= tile.scale * kLog2E;
-      Factors::put(v, kSteps, queries + i * width + d);
-    }
-    largest[i] = kNever;
+class Attention {
+ public:
+  explicit Attention(const AttentionTile& tile)
+      : tile_(tile),
+        dim_(tile.head_dim),
+        n_out_(padded_dim(dim_)),
+        width_((dim_ + 31) / 32 * 32),
+        n_queries_(tile.n_rows * tile.n_heads),
+        window_(tile.window > 0 ? tile.window : tile.position + tile.n_rows) {
+    float* next = tile.scratch;
+    const auto take = [&next](int64_t n) { return (next += n) - n; };
+    out_ = take(kTileQueries * n_out_);
+    totals_ = take(kTileQueries * kDimPad);
+    largest_ = take(kTileQueries);
+    scores_ = take(kBlock * kPage);
+    queries_ = reinterpret_cast<Left*>(take(kTileQueries * width_));
+    pages_ = next;
   }
-  __builtin_memset(out, 0, uint64_t(n_queries * n_out) * sizeof(float));
-  __builtin_memset(totals, 0, uint64_t(n_queries * kDimPad) * sizeof(float));
 
-  const int64_t end = tile.position + tile.n_rows, window = tile.window > 0 ? tile.window : end;
-  const int64_t start = tile.position >= window ? tile.position - window + 1 : 0;
-  for (int64_t page = start / kPage; page * kPage < end; ++page) {
-    const int64_t position = tile.position - page * kPage;  // of row 0, from the page's beginning
-    const int64_t n_positions = end - page * kPage < kPage ? end - page * kPage : kPage;
-    const auto keys = Factors::prepare(Numbers<T>{static_cast<const T*>(tile.keys) + page * dim * kPage, kPage}, dim,
-                                       kPage, key_buffer);
-    const auto values = Factors::prepare(Numbers<T>{static_cast<const T*>(tile.values) + page * kPage * n_out, n_out},
-                                         n_positions, n_out, value_buffer);
-    // Rows that see something of the page, as blocks: the first and the one after the last.
-    const int64_t above = position < 0 ? -position : 0, below = kPage - 2 + window - position + 1;
-    const int64_t begin = above * tile.n_heads / kBlock;
-    const int64_t n_seeing = below < tile.n_rows ? below * tile.n_heads : n_queries;
-    const int64_t stop = (n_seeing + kBlock - 1) / kBlock;
-    // Scores run one block ahead of weights and sums one behind, so that tiles and vectors are busy together.
-    const auto score = [&](int64_t block) {
-      const int64_t m = n_queries - block * kBlock < kBlock ? n_queries - block * kBlock : kBlock;
-      Factors::product(queries + block * kBlock * width, width, keys, scores + block % 2 * kBlock * kPage, kPage, m, dim,
-                       kPage, false);
-    };
-    const auto add = [&](int64_t block) {
-      const int64_t m = n_queries - block * kBlock < kBlock ? n_queries - block * kBlock : kBlock;
-      Factors::product(weights + block % 2 * kBlock * kPage, kPage, values, out + block * kBlock * n_out, n_out, m,
-                       n_positions, n_out, true);
-    };
-    score(begin);
-    for (int64_t block = begin; block < stop; ++block) {
-      if (block + 1 < stop) score(block + 1);
-      const int64_t from = block * kBlock, to = from + kBlock < n_queries ? from + kBlock : n_queries;
-      float* row = scores + block % 2 * kBlock * kPage;
-      Left* weight = weights + block % 2 * kBlock * kPage;
-      const bool whole = !tile.slopes && tile.softcap <= 0 && position + from / tile.n_heads >= kPage - 1 &&
-                         position + (to - 1) / tile.n_heads < window;
-      for (int64_t i = from; i < to; ++i, row += kPage, weight += kPage) {
-        if (whole) {
-          weigh<Factors, true>(0, 0, 0, 0, row, weight, largest[i], totals + i * kDimPad, out + i * n_out, n_out);
-          continue;
-        }
-        const int64_t own = position + i / tile.n_heads, first = own - window + 1;
-        const float slope = tile.slopes ? tile.slopes[i % tile.n_heads] * kLog2E : 0;
-        if (own < 0 || first >= kPage)  // sees nothing of this page
-          __builtin_memset(weight, 0, kPage * sizeof(Left));
-        else
-          weigh<Factors, false>(slope, tile.softcap * kLog2E, first, own, row, weight, largest[i], totals + i * kDimPad,
-                                out + i * n_out, n_out);
+  void run() {
+    begin();
+    const int64_t end = tile_.position + tile_.n_rows, n_pages = (end + kPage - 1) / kPage;
+    const int64_t first = tile_.position >= window_ ? (tile_.position - window_ + 1) / kPage : 0;
+    for (int64_t page = first; page < n_pages; page += Factors::kPages) {
+      const int64_t n = min(Factors::kPages, n_pages - page);
+      Right keys[Factors::kPages]{}, values[Factors::kPages]{};
+      for (int64_t i = 0; i < n; ++i) {
+        const auto* k = static_cast<const T*>(tile_.keys) + (page + i) * dim_ * kPage;
+        const auto* v = static_cast<const T*>(tile_.values) + (page + i) * kPage * n_out_;
+        auto* buffer = reinterpret_cast<Left*>(pages_) + i * kPage * (width_ + n_out_);
+        keys[i] = Factors::prepare(Numbers<T>{k, kPage}, dim_, kPage, buffer);
+        values[i] = Factors::prepare(Numbers<T>{v, n_out_}, min(kPage, end - (page + i) * kPage), n_out_,
+                                     buffer + kPage * width_);
       }
-      if (block > begin) add(block - 1);
+      for (int64_t query = 0; query < n_queries_; query += kBlock)
+        for (int64_t i = 0; i < n; ++i) attend(query, page + i, keys[i], values[i]);
     }
-    add(stop - 1);
+    finish();
   }
-  for (int64_t i = 0; i < n_queries; ++i) {
-    float* y = tile.out + i / tile.n_heads * tile.q_stride + i % tile.n_heads * dim;
-    const float total = sum(load(totals + i * kDimPad));
-    for (int64_t d = 0; d < dim; ++d) y[d] = out[i * n_out + d] / total;
+
+ private:
+  using Left = typename Factors::Left;
+  using Right = decltype(Factors::prepare(Numbers<T>{}, 0, 0, nullptr));
+
+  void begin() {
+    for (int64_t i = 0; i < n_queries_; ++i) {
+      const float* q = tile_.q + i / tile_.n_heads * tile_.q_stride + i % tile_.n_heads * dim_;
+      for (int64_t d = 0; d < width_; d += 32) {
+        constexpr int kSteps = 32 / kWidth;
+        vf v[kSteps] = {};
+        if (d + 32 <= dim_) {
+          for (int j = 0; j < kSteps; ++j) v[j] = load(q + d + j * kWidth);
+        } else {
+          __builtin_memcpy(v, q + d, uint64_t(dim_ - d) * sizeof(float));
+        }
+        for (int j = 0; j < kSteps; ++j) v[j] *= tile_.scale * kLog2E;
+        Factors::put(v, kSteps, queries_ + i * width_ + d);
+      }
+      largest_[i] = kNever;
+    }
+    __builtin_memset(totals_, 0, uint64_t(n_queries_ * kDimPad) * sizeof(float));
   }
-}
+
+  // One block of queries and one page.
+  INGLE_MEMBER void attend(int64_t query, int64_t page, Right keys, Right values) {
+    const int64_t m = min(kBlock, n_queries_ - query), position = tile_.position - page * kPage;  // of row 0, in the page
+    const int64_t first = position + query / tile_.n_heads, last = position + (query + m - 1) / tile_.n_heads;
+    const int64_t n_seen = min(kPage, last + 1);
+    if (n_seen <= 0 || first - window_ >= kPage - 1) return;
+    Factors::product(queries_ + query * width_, width_, keys, scores_, kPage, m, dim_, padded_dim(n_seen), false);
+    const bool begun = largest_[query] != kNever;  // its first row sees the first page that any row sees
+    const bool plain = !tile_.slopes && tile_.softcap <= 0 && first >= kPage - 1 && last < window_;
+    int64_t own = first, head = query % tile_.n_heads;
+    for (int64_t i = 0; i < m; ++i) {
+      plain ? weigh<true>(query + i, 0, 0, scores_ + i * kPage) : weigh<false>(query + i, head, own, scores_ + i * kPage);
+      if (++head == tile_.n_heads) head = 0, ++own;
+    }
+    Factors::product(reinterpret_cast<const Left*>(scores_), kPage * sizeof(float) / sizeof(Left), values,
+                     out_ + query * n_out_, n_out_, m, n_seen, n_out_, begun);
+  }
+
+  // Scores of one query and one page become weights, in place. The query's own position is `own`, in the page.
+  template <bool kPlain>  // no bias, no cap, and the whole page is seen
+  INGLE_MEMBER void weigh(int64_t query, int64_t head, int64_t own, float* scores) {
+    constexpr int kSteps = kPage / kWidth;
+    vf s[kSteps];
+#pragma GCC unroll 16
+    for (int i = 0; i < kSteps; ++i) s[i] = load(scores + i * kWidth);
+    if constexpr (!kPlain) {
+      if (own < 0 || own - window_ >= kPage - 1) {  // sees nothing
+        __builtin_memset(scores, 0, kPage * sizeof(float));
+        return;
+      }
+      const float slope = tile_.slopes ? tile_.slopes[head] * kLog2E : 0, cap = tile_.softcap * kLog2E;
+      const float* low = kLimits.values + kPage - (own < window_ ? 0 : own - window_ + 1);
+      const float* high = kLimits.values + 2 * kPage - 1 - min(own, kPage - 1);
+      vf distance = all(static_cast<float>(-own));
+      for (int i = 0; i < kWidth; ++i) distance[i] += static_cast<float>(i);
+#pragma GCC unroll 16
+      for (int i = 0; i < kSteps; ++i, distance += all(kWidth)) {
+        if (slope != 0) s[i] += distance * slope;
+        if (cap > 0) s[i] = tanh(s[i] / cap) * cap;
+        s[i] = min(min(s[i], load(low + i * kWidth)), load(high + i * kWidth));
+      }
+    }
+    vf top = s[0];
+#pragma GCC unroll 16
+    for (int i = 1; i < kSteps; ++i) top = max(top, s[i]);
+    float* total = totals_ + query * kDimPad;
+    vf sum = load(total);
+    if (any_above(top, largest_[query] + kRise)) {
+      const float before = largest_[query], now = largest_[query] = max(top);
+      if (before != kNever) {
+        const vf shrink = power_of_two<false>(all(before - now));
+        sum *= shrink;
+        float* out = out_ + query * n_out_;
+        for (int64_t i = 0; i < n_out_; i += kWidth) store(out + i, load(out + i) * shrink);
+      }
+    }
+    const float largest = largest_[query];
+#pragma GCC unroll 16
+    for (int i = 0; i < kSteps; ++i) {
+      s[i] = power_of_two<Factors::kRough>(s[i] - largest);
+      sum += s[i];
+    }
+    store(total, sum);
+    Factors::put(s, kSteps, reinterpret_cast<Left*>(scores));
+  }
+
+  void finish() {
+    for (int64_t i = 0; i < n_queries_; ++i) {
+      float* y = tile_.out + i / tile_.n_heads * tile_.q_stride + i % tile_.n_heads * dim_;
+      const float factor = 1 / sum(load(totals_ + i * kDimPad));
+      for (int64_t d = 0; d < dim_; ++d) y[d] = out_[i * n_out_ + d] * factor;
+    }
+  }
+
+  const AttentionTile& tile_;
+  const int64_t dim_, n_out_, width_, n_queries_, window_;
+  float *out_, *totals_, *largest_;  // of each query: the sum so far, that of the weights (lane by lane), see kRise
+  float *scores_, *pages_;
+  Left* queries_;
+};
 
 template <class T>
 static void attend_to(const AttentionTile& tile) {
@@ -273,13 +319,13 @@ static void attend_to(const AttentionTile& tile) {
 #if defined(__AMX_BF16__)
   if (tile.many && sizeof(T) < sizeof(float)) {
     const UseOfTiles use;
-    return attend_as<AsTiles, T>(tile);
+    return Attention<AsTiles, T>(tile).run();
   }
 #endif
   if (n_queries <= kRows || sizeof(T) == sizeof(float))
-    attend_as<AsStored, T>(tile);
+    Attention<AsStored, T>(tile).run();
   else
-    attend_as<AsFloats, T>(tile);
+    Attention<AsFloats, T>(tile).run();
 }
 
 static void attend(KVType type, const AttentionTile& tile) {

@@ -69,6 +69,8 @@ INGLE_INLINE void multiply_tiles(const uint8_t* a, int64_t lda, const uint8_t* b
 
 struct AsTiles {
   using Left = uint16_t;
+  static constexpr int64_t kPages = 8;
+  static constexpr bool kRough = true;  // weights are rounded to 8 bits
   struct Page {
     const uint8_t* p;
     int64_t step;  // bytes
@@ -77,7 +79,7 @@ struct AsTiles {
 
   // [k / 32][n / 16] tiles of [16 pairs of rows][16 columns][2]; rows from k on are zero.
   template <class B>
-  INGLE_INLINE Page prepare(B page, int64_t k, int64_t n, float* buffer) {
+  INGLE_INLINE Page prepare(B page, int64_t k, int64_t n, Left* buffer) {
     const __m512i interleave =
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
                          3, 18, 2, 17, 1, 16, 0);
@@ -92,16 +94,17 @@ struct AsTiles {
     return {tiles, n * 64};
   }
 
-  static void product(const uint16_t* a, int64_t lda, Page page, float* c, int64_t ldc, int64_t, int64_t k, int64_t n,
+  static void product(const Left* a, int64_t lda, Page b, float* c, int64_t ldc, int64_t m, int64_t k, int64_t n,
                       bool accumulate) {
-    const auto* left = reinterpret_cast<const uint8_t*>(a);
     const int64_t steps = (k + 31) / 32;
-    lda *= 2;
-    for (; n >= 64; n -= 64, page.p += 4 * kTile, c += 64)
-      multiply_tiles<4>(left, lda, page.p, page.step, c, ldc, steps, accumulate);
-    if (n == 48) multiply_tiles<3>(left, lda, page.p, page.step, c, ldc, steps, accumulate);
-    if (n == 32) multiply_tiles<2>(left, lda, page.p, page.step, c, ldc, steps, accumulate);
-    if (n == 16) multiply_tiles<1>(left, lda, page.p, page.step, c, ldc, steps, accumulate);
+    for (; m > 0; m -= 16, a += 16 * lda, c += 16 * ldc) {
+      const auto* left = reinterpret_cast<const uint8_t*>(a);
+      int64_t j = 0;
+      for (; j + 64 <= n; j += 64) multiply_tiles<4>(left, lda * 2, b.p + j * 64, b.step, c + j, ldc, steps, accumulate);
+      if (n - j == 48) multiply_tiles<3>(left, lda * 2, b.p + j * 64, b.step, c + j, ldc, steps, accumulate);
+      if (n - j == 32) multiply_tiles<2>(left, lda * 2, b.p + j * 64, b.step, c + j, ldc, steps, accumulate);
+      if (n - j == 16) multiply_tiles<1>(left, lda * 2, b.p + j * 64, b.step, c + j, ldc, steps, accumulate);
+    }
   }
 
   INGLE_INLINE void put(const vf* v, int n, uint16_t* to) {

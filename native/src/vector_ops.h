@@ -36,7 +36,7 @@ struct AttentionTile {
 };
 constexpr int64_t attention_scratch_floats(int64_t head_dim) {
   const int64_t wide = (head_dim + 31) / 32 * 32;
-  return kTileQueries * (2 * wide + kDimPad + 1) + kPage * (2 * wide + 64);
+  return kTileQueries * (2 * wide + kDimPad + 1) + kPage * (8 * wide + 32);
 }
 
 struct VectorOps {
