@@ -72,6 +72,8 @@ def build(output: Path, *, relaxed_simd: bool = False) -> None:
     common = [*FLAGS, f"-mcpu={FEATURES}{'+relaxed_simd' if relaxed_simd else ''}"]
     inside = [*(f"-D{name}" for name in INSIDE), "-w", f"-I{lib / 'libcxx/src'}", f"-I{lib / 'libunwind/include'}"]
     ours = [
+        "-mllvm",
+        "-unroll-threshold=600",
         "-std=c++20",
         "-include",
         str(SOURCES / "mutex_wasm.h"),
