@@ -11,6 +11,7 @@ namespace {
 
 struct Simd : PortableSimd {
   static constexpr bool kSignedBytes = true;
+  static constexpr int kRegisters = 32;  // engines keep vectors on the stack anyhow: the more rows the better
 
   using Table = v128_t;
   static Table table(const uint8_t* values) { return wasm_v128_load(values); }
