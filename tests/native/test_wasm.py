@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import runpy
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,14 @@ pytestmark = [
 ]
 
 
+def build(path: Path, **options: bool) -> Path:
+    runpy.run_path(str(SCRIPT))["build"](path, **options)
+    return path
+
+
 @pytest.fixture(scope="session")
 def wasm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("wasm") / "ingle.wasm"
-    runpy.run_path(str(SCRIPT))["build"](path)
-    return path
+    return build(tmp_path_factory.mktemp("wasm") / "ingle.wasm")
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +86,32 @@ def test_every_tensor_type(module: Module, type: TensorType) -> None:
     spec = spec_of(n_embd=256, n_ff=256, n_heads=4, head_dim=64, n_vocab=67, schedule=(0,))
     limit = QUANTISED if type.is_quantized else EXACT
     assert run_both(module, spec, [21, 2, 1], rms_error, type=type) < limit
+
+
+def relaxed_options(path: Path) -> list[str]:
+    """What this Node must be told to take the module."""
+    validate = f"process.exit(WebAssembly.validate(require('fs').readFileSync({str(path)!r})) ? 0 : 1)"
+    for options in ([], ["--experimental-wasm-relaxed-simd"]):
+        if subprocess.run([str(NODE), *options, "-e", validate], capture_output=True, check=False).returncode == 0:
+            return options
+    pytest.skip("needs a Node with relaxed SIMD")
+
+
+def test_relaxed_simd_changes_no_bit(module: Module, tmp_path: Path) -> None:
+    path = build(tmp_path / "relaxed.wasm", relaxed_simd=True)
+    relaxed = Module(str(NODE), path, *relaxed_options(path))
+    spec = spec_of(n_embd=256, n_ff=256, n_heads=4, head_dim=64, n_vocab=67, schedule=(0,))
+    for type in TensorType:
+        if type is not TensorType.MXFP4:
+            decoder = random_decoder(spec, type=type)
+            rows = [Rows.of_slot(0, 0, random_tokens(spec, 7)), Rows.of_slot(0, 7, [1])]
+            both = [Loaded(WasmBackend(m, spec), decoder) for m in (module, relaxed)]
+            plain, other = (
+                [model.forward(part, cache) for part in rows] for model in both for cache in [model.cache()]
+            )
+            for a, b in zip(plain, other, strict=True):
+                np.testing.assert_array_equal(a, b)
+    relaxed.close()
 
 
 @pytest.mark.parametrize(("kv_type", "limit"), [("f32", EXACT), ("f16", HALF_CACHE)])

@@ -34,8 +34,8 @@ class Room:
 class Module:
     """A module in a Node of its own. Close it."""
 
-    def __init__(self, node: str, path: Path) -> None:
-        self.process = subprocess.Popen([node, RUNNER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(self, node: str, path: Path, *options: str) -> None:
+        self.process = subprocess.Popen([node, *options, RUNNER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.filled = b""  # by the last call
 
     def call(self, function: str, *arguments: float | str | bytes | Room) -> float:
