@@ -36,23 +36,32 @@ struct Session {
 
 std::string last_error;
 
+// Keeps what the exception in flight says, after the name of its class in ingle.errors.
+void keep_error() {
+  try {
+    throw;
+  } catch (const MemoryLimitError& error) {
+    last_error = std::string("MemoryLimitError: ") + error.what();
+  } catch (const std::bad_alloc&) {
+    last_error = "MemoryLimitError: The page has no memory left for this; close other tabs or load a smaller model.";
+  } catch (const UnsupportedError& error) {
+    last_error = std::string("UnsupportedError: ") + error.what();
+  } catch (const std::invalid_argument& error) {  // of a matrix
+    last_error = std::string("UnsupportedError: ") + error.what();
+  } catch (const std::exception& error) {
+    last_error = std::string("BackendError: ") + error.what();
+  }
+}
+
 // What f gives, or nothing where it throws.
 template <class F>
 auto guarded(F f) -> decltype(f()) {
   try {
     return f();
-  } catch (const MemoryLimitError& error) {
-    last_error = std::string("MemoryLimitError: ") + error.what();
-  } catch (const UnsupportedError& error) {
-    last_error = std::string("UnsupportedError: ") + error.what();
-  } catch (const std::invalid_argument& error) {  // of a matrix
-    last_error = std::string("UnsupportedError: ") + error.what();
-  } catch (const std::bad_alloc&) {
-    last_error = "MemoryLimitError: The page has no memory left for this; close other tabs or load a smaller model.";
-  } catch (const std::exception& error) {
-    last_error = std::string("BackendError: ") + error.what();
+  } catch (...) {
+    keep_error();
+    return {};
   }
-  return {};
 }
 
 template <class T>
@@ -70,29 +79,14 @@ T choice(double value, T last) {
 // Field by field, by the names of spec.h; enumerations count from 0.
 void set(Spec& spec, std::string_view name, double value) {
   const std::pair<std::string_view, std::variant<int64_t*, float*, bool*, NormKind*, Activation*>> fields[] = {
-      {"n_vocab", &spec.n_vocab},
-      {"n_embd", &spec.n_embd},
-      {"n_ff", &spec.n_ff},
-      {"n_heads", &spec.n_heads},
-      {"n_kv_heads", &spec.n_kv_heads},
-      {"head_dim", &spec.head_dim},
-      {"norm", &spec.norm},
-      {"norm_eps", &spec.norm_eps},
-      {"activation", &spec.activation},
-      {"gated", &spec.gated},
-      {"parallel", &spec.parallel},
-      {"post_norm", &spec.post_norm},
-      {"qk_norm", &spec.qk_norm},
-      {"score_scale", &spec.score_scale},
-      {"attention_softcap", &spec.attention_softcap},
-      {"embed_scale", &spec.embed_scale},
-      {"logit_scale", &spec.logit_scale},
-      {"logit_softcap", &spec.logit_softcap},
-      {"n_experts", &spec.experts.n_experts},
-      {"n_experts_used", &spec.experts.n_used},
-      {"n_expert_ff", &spec.experts.n_ff},
-      {"experts_normalised", &spec.experts.normalised},
-  };
+      {"n_vocab", &spec.n_vocab}, {"n_embd", &spec.n_embd}, {"n_ff", &spec.n_ff}, {"n_heads", &spec.n_heads},
+      {"n_kv_heads", &spec.n_kv_heads}, {"head_dim", &spec.head_dim}, {"norm", &spec.norm}, {"gated", &spec.gated},
+      {"norm_eps", &spec.norm_eps}, {"activation", &spec.activation}, {"parallel", &spec.parallel},
+      {"post_norm", &spec.post_norm}, {"qk_norm", &spec.qk_norm}, {"score_scale", &spec.score_scale},
+      {"attention_softcap", &spec.attention_softcap}, {"embed_scale", &spec.embed_scale},
+      {"logit_scale", &spec.logit_scale}, {"logit_softcap", &spec.logit_softcap},
+      {"n_experts", &spec.experts.n_experts}, {"n_experts_used", &spec.experts.n_used},
+      {"n_expert_ff", &spec.experts.n_ff}, {"experts_normalised", &spec.experts.normalised}};
   for (const auto& [known, field] : fields) {
     if (name != known) continue;
     if (auto* kind = std::get_if<NormKind*>(&field)) **kind = choice(value, NormKind::kLayer);
@@ -109,14 +103,13 @@ void set(Spec& spec, std::string_view name, double value) {
 }  // namespace ingle
 
 using namespace ingle;
-using Address = void*;
 constexpr std::align_val_t kLine{64};
 
 #define INGLE_EXPORT(name) extern "C" __attribute__((export_name("ingle_" #name)))
 
 INGLE_EXPORT(error) const char* error() { return last_error.c_str(); }
-INGLE_EXPORT(allocate) Address allocate(size_t bytes) { return ::operator new(bytes, kLine, std::nothrow); }
-INGLE_EXPORT(free) void release(Address p) { ::operator delete(p, kLine); }
+INGLE_EXPORT(allocate) void* allocate(size_t bytes) { return ::operator new(bytes, kLine, std::nothrow); }
+INGLE_EXPORT(free) void release(void* p) { ::operator delete(p, kLine); }
 
 // A spec is filled field by field, then consumed by its decoder. Rotations are counted from 0 in the order of add_rope.
 INGLE_EXPORT(new_spec) Spec* new_spec() {

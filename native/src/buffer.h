@@ -24,6 +24,7 @@ class Buffer {
   // Room for n values; what was in it is lost when it grows. Throws std::bad_alloc.
   template <class T = float>
   T* reserve(int64_t n) {
+    if (n > PTRDIFF_MAX / static_cast<int64_t>(sizeof(T))) throw std::bad_alloc();  // 32-bit addresses are soon used up
     const size_t bytes = static_cast<size_t>(n) * sizeof(T);
     if (bytes > bytes_) {
       release();
