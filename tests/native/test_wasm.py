@@ -17,6 +17,7 @@ from backends.decoders import SPECS, Loaded, error, random_decoder, random_token
 from backends.test_suite import EXACT, HALF_CACHE, QUANTISED
 from ingle.backends.base import Rows
 from ingle.backends.reference import ReferenceBackend
+from ingle.engine.sampling import sample_numpy
 from ingle.errors import BackendError, MemoryLimitError, UnsupportedError
 from ingle.gguf import TensorType
 from ingle.models.spec import Spec
@@ -138,6 +139,18 @@ def test_hidden_states_come_in_and_slots_are_copied(module: Module) -> None:
             deltas.append(state.delta.copy())
     for got, expected in zip(deltas[:2], deltas[2:], strict=True):
         assert error(got, expected) < EXACT
+
+
+def test_draws_are_those_of_numpy(module: Module) -> None:
+    rng = np.random.default_rng(5)
+    for how in ((1.0, 40, 0.95, 0.05, 0.8), (1.3, 0, 1.0, 0.0, 1.0), (1.0, 5, 0.5, 0.0, 0.2), (1.1, 0, 0.9, 0.1, 0.0)):
+        logits, history = rng.normal(0, 3, 1000).astype(np.float32), rng.integers(0, 1000, 20, dtype=np.int32)
+        for u in (0.0, 0.3, 0.999):
+            token = module.call("sample", logits.tobytes(), 1000, history.tobytes(), 20, *how, u)
+            assert token == sample_numpy(logits, history, *how, u)[0]
+    infinite = np.full(4, np.inf, np.float32).tobytes()
+    assert module.call("sample", infinite, 4, b"", 0, 1.0, 0, 1.0, 0.0, 1.0, 0.5) == -1
+    assert module.error.startswith("BackendError: ")
 
 
 def test_errors_say_what_is_wrong(module: Module) -> None:
