@@ -88,7 +88,7 @@ INGLE_INLINE void dequantise(const uint8_t* panel, int64_t group, int64_t groups
     const uint8_t* subs = panel + f.unit_at(u);
     F scale[2], minimum[2];
     load_sub_scales<K>(subs, g, load_scale<K>(panel + f.scale_at(u)),
-                       f.minimum ? Simd::load_f16(panel + f.minimum_at(u)) : Simd::zero(), scale, minimum);
+                       f.minimum ? Simd::load_f16(panel + f.minimum_at(u)) : F{}, scale, minimum);
     I codes[8];
     unpack<K>(subs + (f.super() ? kSuper : 0) + size_t(g) * f.group_bytes(), table, codes);
     for (int i = 0; i < 8; ++i) {
@@ -254,7 +254,7 @@ void multiply_gated(const Panels& gate_weights, const Panels& up, const uint16_t
       const bool used = m - block * kTileRows > 16 * half;
       if (used) gate.activate(gate.kind, &sums[2 * half][0][0], &sums[2 * half + 1][0][0], 256);
       for (int r = 0; r < 16; ++r, tile += kGroup) {
-        const F v = used && m - block * kTileRows > 16 * half + r ? _mm512_load_ps(sums[2 * half][r]) : Simd::zero();
+        const F v = used && m - block * kTileRows > 16 * half + r ? _mm512_load_ps(sums[2 * half][r]) : F{};
         _mm256_store_si256(reinterpret_cast<__m256i*>(tile), __m256i(_mm512_cvtneps_pbh(v)));
       }
     }

@@ -7,11 +7,10 @@
 // Instruction sets with fused multiply-add (all but the portable one) agree bit for bit.
 #pragma once
 #include "kernels.h"
+#include "simd.h"
 
 namespace ingle {
 namespace {
-
-#define INGLE_INLINE inline __attribute__((always_inline))
 
 using F = Simd::F;
 using I = Simd::I;
@@ -103,15 +102,15 @@ INGLE_INLINE void load_sub_scales(const uint8_t* subs, int g, F d, F m, F (&scal
     scale[0] = scale[1] = d;
     minimum[0] = minimum[1] = m;
   } else if constexpr (f.scale == Scale::u8_pairs) {
-    scale[0] = scale[1] = Simd::mul(d, Simd::to_float(Simd::load_u8(p)));
-    minimum[0] = minimum[1] = Simd::mul(m, Simd::to_float(Simd::load_u8(p + 16)));
+    scale[0] = scale[1] = d * Simd::to_float(Simd::load_u8(p));
+    minimum[0] = minimum[1] = m * Simd::to_float(Simd::load_u8(p + 16));
   } else if constexpr (f.scale == Scale::i8) {
-    for (int h = 0; h < 2; ++h) scale[h] = Simd::mul(d, Simd::to_float(Simd::load_i8(p + 16 * h)));
+    for (int h = 0; h < 2; ++h) scale[h] = d * Simd::to_float(Simd::load_i8(p + 16 * h));
   } else {
     for (int h = 0; h < 2; ++h) {
       const I pair = Simd::load_u8(p + 16 * h);
-      scale[h] = Simd::mul(d, Simd::to_float(Simd::mask_int(pair, 15)));
-      minimum[h] = Simd::mul(m, Simd::to_float(Simd::shift_right<4>(pair)));
+      scale[h] = d * Simd::to_float(Simd::field<15, 0>(pair));
+      minimum[h] = m * Simd::to_float(Simd::field<15, 4>(pair));
     }
   }
 }
@@ -123,12 +122,12 @@ INGLE_INLINE F add_group(F sum, const I (&w)[8], const ActivationGroup& x, const
   constexpr int halves = kGroup / f.group;
   // Signed bytes come out of the dot product without their zero.
   constexpr int zero = f.bytes() && Simd::kSignedBytes ? 0 : f.zero;
-  F total = Simd::zero();
+  F total = F{};
   for (int h = 0; h < halves; ++h) {
     const F x_sum = Simd::set(x.sum[halves == 1 ? 2 : h]);
     F dot = Simd::to_float(Simd::template dot<f.bytes() ? 8 : f.bits, 8 / halves>(I{}, w + 4 * h, x.q + 16 * h));
     if constexpr (zero != 0) dot = Simd::fma(Simd::set(-zero), x_sum, dot);
-    total = h == 0 ? Simd::mul(dot, scale[h]) : Simd::fma(dot, scale[h], total);
+    total = h == 0 ? dot * scale[h] : Simd::fma(dot, scale[h], total);
     if constexpr (f.minimum) total = Simd::fma(minimum[h], x_sum, total);
   }
   return Simd::fma(total, Simd::set(x.scale), sum);
@@ -138,7 +137,7 @@ INGLE_INLINE F add_group(F sum, const I (&w)[8], const ActivationGroup& x, const
 template <size_t Bytes>
 INGLE_INLINE void prefetch_ahead(const uint8_t* p) {
   if constexpr (Simd::kPrefetch) {
-    for (size_t i = 0; i < Bytes; i += kVector) Simd::prefetch(p + kPrefetchBytes + i);
+    for (size_t i = 0; i < Bytes; i += kVector) __builtin_prefetch(p + kPrefetchBytes + i);
   }
 }
 
@@ -146,7 +145,7 @@ INGLE_INLINE void prefetch_ahead(const uint8_t* p) {
 INGLE_INLINE void put(F v, float* y, int64_t column, int64_t n, bool accumulate) {
   y += column;
   if (column + Simd::kLanes <= n) {
-    Simd::store(y, accumulate ? Simd::add(Simd::load_f32(y), v) : v);
+    Simd::store(y, accumulate ? Simd::load_f32(y) + v : v);
     return;
   }
   float lanes[Simd::kLanes];
@@ -165,7 +164,7 @@ INGLE_INLINE void add_panel(const uint8_t* panel, int64_t u, int g, Simd::Table 
   for (int s = 0; s < kParts; ++s) {
     const int offset = 2 * Simd::kLanes * s;
     const F d = load_scale<K>(panel + f.scale_at(u) + offset);
-    const F least = f.minimum ? Simd::load_f16(panel + f.minimum_at(u) + offset) : Simd::zero();
+    const F least = f.minimum ? Simd::load_f16(panel + f.minimum_at(u) + offset) : F{};
     I code[8];
     F scale[2], minimum[2];
     unpack<K>(planes + kPartBytes * s, table, code);
@@ -182,10 +181,11 @@ INGLE_INLINE void plane_block(const Panels& w, const int64_t (&panel)[P], const 
   constexpr int groups = f.unit_columns() / kGroup;
   const uint8_t* base[P];
   F sums[P][kParts][One ? 1 : kRowBlock];
+  if constexpr (One) m = rows = 1;
   for (int p = 0; p < P; ++p) {
     base[p] = w.data + size_t(panel[p]) * w.panel_bytes;
     for (int s = 0; s < kParts; ++s) {
-      for (int r = 0; r < rows; ++r) sums[p][s][r] = Simd::zero();
+      for (int r = 0; r < rows; ++r) sums[p][s][r] = F{};
     }
   }
   const Simd::Table table = lookup_table<K>();
@@ -197,14 +197,16 @@ INGLE_INLINE void plane_block(const Panels& w, const int64_t (&panel)[P], const 
     }
     for (int g = 0; g < groups; ++g, x += m) {
       if constexpr (One) {
-#pragma GCC unroll 8
+#pragma GCC unroll 4
         for (int p = 0; p < P; ++p) add_panel<K>(base[p], u, g, table, x, 1, sums[p]);
       } else {
         for (int p = 0; p < P; ++p) add_panel<K>(base[p], u, g, table, x, rows, sums[p]);
       }
     }
   }
+#pragma GCC unroll 4  // an index that is not known keeps the sums in memory
   for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
     for (int s = 0; s < kParts; ++s) {
       for (int r = 0; r < rows; ++r) {
         put(sums[p][s][r], y + r * ldy, panel[p] * kPanelRows + Simd::kLanes * s, w.n, accumulate);
@@ -247,7 +249,7 @@ INGLE_INLINE void float_block(const Panels& w, const int64_t (&panel)[P], const 
     }
     for (int p = 0; p < P; ++p) {
       for (int r = 0; r < R; ++r) {
-        for (int s = 0; s < kParts; ++s) total[p][r][s] = Simd::add(total[p][r][s], sum[p][r][s]);
+        for (int s = 0; s < kParts; ++s) total[p][r][s] += sum[p][r][s];
       }
     }
   }
@@ -312,34 +314,27 @@ void multiply(const Panels& w, const void* x, int64_t m, float* y, int64_t ldy, 
   }
 }
 
-// Plain code: compilers vectorise it. The bits of |x| order as integers do, and put infinities and NaNs above all else.
+// Compilers vectorise the plain loops. The bits of |x| order as integers do, and put infinities and NaNs above all else.
 void quantise(const float* x, int64_t groups, ActivationGroup* out, int64_t step) {
   constexpr uint32_t kInfinity = 0x7f800000u;
   constexpr float kTiny = 1e-30f;
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, to nearest even
   for (int64_t g = 0; g < groups; ++g, x += kGroup, out += step) {
-    uint32_t bits[kGroup];
+    uint32_t bits[kGroup], top = 0;
     __builtin_memcpy(bits, x, sizeof bits);
-    uint32_t top = 0;
-    for (int i = 0; i < kGroup; ++i) {
-      const uint32_t magnitude = bits[i] & 0x7fffffffu;
-      top = magnitude > top ? magnitude : top;
-    }
+    for (const uint32_t b : bits) top = (b & 0x7fffffffu) > top ? b & 0x7fffffffu : top;
     float largest;
     __builtin_memcpy(&largest, &top, sizeof largest);
     const bool use = top < kInfinity && largest >= kTiny;
     const float inverse = use ? 127.0f / largest : 0.0f;
-    int32_t q[kGroup];
-    for (int i = 0; i < kGroup; ++i) {
-      const float shifted = (use ? x[i] * inverse : 0.0f) + kRound;
-      int32_t pattern;
-      __builtin_memcpy(&pattern, &shifted, sizeof pattern);
-      q[i] = pattern - 0x4b400000;
+    int32_t q[kGroup] = {}, sum[2] = {};
+    for (int i = 0; use && i < kGroup; i += Simd::kLanes) {
+      const I codes = Simd::round(Simd::load_f32(x + i) * inverse);
+      __builtin_memcpy(q + i, &codes, sizeof codes);
     }
-    int32_t sum[2] = {};
-    for (int i = 0; i < 16; ++i) sum[0] += q[i];
-    for (int i = 16; i < kGroup; ++i) sum[1] += q[i];
-    for (int i = 0; i < kGroup; ++i) out->q[i] = int8_t(q[i]);
+    for (int i = 0; i < kGroup; ++i) {
+      sum[i / 16] += q[i];
+      out->q[i] = int8_t(q[i]);
+    }
     out->scale = top >= kInfinity ? __builtin_nanf("") : use ? largest / 127.0f : 0.0f;
     for (int h = 0; h < 2; ++h) out->sum[h] = float(sum[h]);
     out->sum[2] = float(sum[0] + sum[1]);
@@ -364,8 +359,8 @@ void peak(int64_t operations) {
       for (int p = 0; p < 2; ++p) sums[r][p] = Simd::template dot<4, 4>(sums[r][p], quads[p], row + r * 16);
     }
   }
-  F total = Simd::zero();
-  for (const auto& sum : sums) total = Simd::add(total, Simd::add(Simd::to_float(sum[0]), Simd::to_float(sum[1])));
+  F total{};
+  for (const auto& sum : sums) total += Simd::to_float(sum[0]) + Simd::to_float(sum[1]);
   float kept[Simd::kLanes];
   Simd::store(kept, total);
   __asm__ volatile("" : : "r"(kept) : "memory");

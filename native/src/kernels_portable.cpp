@@ -1,8 +1,8 @@
-#include "simd_portable.h"
+#include "simd.h"
 
 namespace ingle {
 namespace {
-using Simd = PortableSimd;
+using Simd = Vectors<16>;
 }
 }  // namespace ingle
 

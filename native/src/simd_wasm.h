@@ -1,15 +1,15 @@
-// The SIMD wrapper of kernels_impl.h for WebAssembly: the portable one, and instructions of its own where they pay.
+// WebAssembly: instructions of its own where they pay.
 #pragma once
 #include <wasm_simd128.h>
 
-#include <cstdint>
-
-#include "simd_portable.h"
+#include "simd.h"
 
 namespace ingle {
 namespace {
 
-struct Simd : PortableSimd {
+using I16 = int16_t __attribute__((vector_size(16)));
+
+struct Simd : Vectors<16> {
   static constexpr bool kSignedBytes = true;
   static constexpr int kRegisters = 32;  // engines keep vectors on the stack anyhow: the more rows the better
 
