@@ -159,7 +159,7 @@ INGLE_INLINE void dequantise_tiles(const Step& step, const Step& after, int64_t 
     } else {
       codes += group % (groups_of_row / tile_parts(K)) * kTileBytes;
     }
-    for (size_t line = 0; line < size_t(kVector) * f.bits; line += kVector) Simd::prefetch(codes + line);
+    for (size_t line = 0; line < size_t(kVector) * f.bits; line += kVector) __builtin_prefetch(codes + line);
     dequantise<K>(step.panel[i % 2], step.group + i / 2, groups_of_row, table, weights + i * kTileBytes);
   }
 }
@@ -305,8 +305,9 @@ constexpr TileKernels kTileKernels = {
     {INGLE_FOR_PLANES(multiply_gated)},
     pack_tiles};
 
-constexpr Kernels make_tile_kernels() {
-  Kernels table = make_kernels("amx");
+Kernels make_tile_kernels() {
+  Kernels table = *kernels_avx512();
+  table.name = "amx";
   table.peak = tile_peak;
   table.tiles = &kTileKernels;
   return table;
@@ -315,7 +316,7 @@ constexpr Kernels make_tile_kernels() {
 }  // namespace
 
 const Kernels* kernels_amx() {
-  static constexpr Kernels table = make_tile_kernels();
+  static const Kernels table = make_tile_kernels();
   return &table;
 }
 
