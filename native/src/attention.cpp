@@ -30,8 +30,8 @@ void Decoder::turn_and_store(const AttentionBlock& block, int64_t pass, int64_t 
     float* k = k_.data() + (row * n_kv + head) * dim;
     turn(k, block.k_norm, head);
     Cache& cache = *plan_.cache;
-    ops_.store(cache.type(), k, v_.data() + (row * n_kv + head) * dim, cache.keys(pass, plan_.slots[i], head),
-               cache.values(pass, plan_.slots[i], head), plan_.positions[i], dim);
+    ops_.store(cache.type(), k, v_.data() + (row * n_kv + head) * dim,
+               cache.page(pass, plan_.slots[i], head, plan_.positions[i]), plan_.positions[i] % kPage, dim);
   }
 }
 
@@ -60,8 +60,8 @@ void Decoder::attend(const AttentionBlock& block, int64_t pass, int thread) {
     tile.n_rows = rows.n_rows;
     tile.many = rows.n_rows * group >= 16;
     tile.n_heads = std::min(heads, (kv_head + 1) * group - head);
-    tile.keys = plan_.cache->keys(pass, plan_.slots[first], kv_head);
-    tile.values = plan_.cache->values(pass, plan_.slots[first], kv_head);
+    tile.pages = plan_.cache->page(pass, plan_.slots[first], kv_head);
+    tile.page_stride = plan_.cache->page_stride();
     tile.position = plan_.positions[first];
     tile.slopes = spec_.alibi_slopes.empty() ? nullptr : spec_.alibi_slopes.data() + head;
     if (plan_.apart) {

@@ -22,12 +22,17 @@ constexpr int64_t kBlock = 32;  // queries that go through both products togethe
 
 INGLE_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// One page of keys [D][kPage] or of values [kPage][padded D] as it lies in the cache; vectors of floats.
+// Rows of a page as it lies in the cache, in vectors of floats. What is read asks for the same of the next page, `ahead`
+// bytes away: the hardware does not see that it comes next.
 template <class T>
 struct Numbers {
   const T* p;
-  int64_t width;
-  INGLE_MEMBER vf operator()(int64_t row, int64_t column) const { return load(p + row * width + column); }
+  int64_t width, ahead;
+  INGLE_MEMBER vf operator()(int64_t row, int64_t column) const {
+    const T* at = p + row * width + column;
+    __builtin_prefetch(reinterpret_cast<const uint8_t*>(at) + ahead);
+    return load(at);
+  }
 };
 
 // Accumulators of the product below: kRows x kVectors registers, a few less than there are.
@@ -105,8 +110,13 @@ struct AsStored {
 
 // The same, but the second factor is converted once for all queries of the tile.
 struct AsFloats : AsStored {
+  struct Converted {
+    const float* p;
+    int64_t width;
+    INGLE_MEMBER vf operator()(int64_t row, int64_t column) const { return load(p + row * width + column); }
+  };
   template <class B>
-  INGLE_INLINE Numbers<float> prepare(B page, int64_t k, int64_t n, Left* buffer) {
+  INGLE_INLINE Converted prepare(B page, int64_t k, int64_t n, Left* buffer) {
     for (int64_t i = 0; i < k; ++i)
       for (int64_t j = 0; j < n; j += kWidth) store(buffer + i * n + j, page(i, j));
     return {buffer, n};
@@ -196,12 +206,11 @@ class Attention {
       const int64_t n = min(Factors::kPages, n_pages - page);
       Right keys[Factors::kPages]{}, values[Factors::kPages]{};
       for (int64_t i = 0; i < n; ++i) {
-        const auto* k = static_cast<const T*>(tile_.keys) + (page + i) * dim_ * kPage;
-        const auto* v = static_cast<const T*>(tile_.values) + (page + i) * kPage * n_out_;
+        const auto* k = reinterpret_cast<const T*>(tile_.pages + (page + i) * tile_.page_stride);
         auto* buffer = reinterpret_cast<Left*>(pages_) + i * kPage * (width_ + n_out_);
-        keys[i] = Factors::prepare(Numbers<T>{k, kPage}, dim_, kPage, buffer);
-        values[i] = Factors::prepare(Numbers<T>{v, n_out_}, min(kPage, end - (page + i) * kPage), n_out_,
-                                     buffer + kPage * width_);
+        keys[i] = Factors::prepare(Numbers<T>{k, kPage, tile_.page_stride}, dim_, kPage, buffer);
+        values[i] = Factors::prepare(Numbers<T>{k + dim_ * kPage, n_out_, tile_.page_stride},
+                                     min(kPage, end - (page + i) * kPage), n_out_, buffer + kPage * width_);
       }
       for (int64_t query = 0; query < n_queries_; query += kBlock)
         for (int64_t i = 0; i < n; ++i) attend(query, page + i, keys[i], values[i]);
@@ -333,10 +342,8 @@ static void attend(KVType type, const AttentionTile& tile) {
 }
 
 template <class T>
-INGLE_INLINE void store_as(const float* k, const float* v, T* keys, T* values, int64_t position, int64_t dim) {
-  const int64_t page = position / kPage, within = position % kPage, padded = padded_dim(dim);
-  T* key = keys + page * dim * kPage + within;
-  T* value = values + (page * kPage + within) * padded;
+INGLE_INLINE void store_as(const float* k, const float* v, T* page, int64_t within, int64_t dim) {
+  T *key = page + within, *value = page + dim * kPage + within * padded_dim(dim);
   int64_t d = 0;
   for (; d + kWidth <= dim; d += kWidth) {
     T lanes[kWidth];
@@ -350,12 +357,11 @@ INGLE_INLINE void store_as(const float* k, const float* v, T* keys, T* values, i
   }
 }
 
-static void store_position(KVType type, const float* k, const float* v, void* keys, void* values, int64_t position,
-                           int64_t dim) {
+static void store_position(KVType type, const float* k, const float* v, uint8_t* page, int64_t within, int64_t dim) {
   if (type == KVType::kF16)
-    store_as(k, v, static_cast<f16*>(keys), static_cast<f16*>(values), position, dim);
+    store_as(k, v, reinterpret_cast<f16*>(page), within, dim);
   else
-    store_as(k, v, static_cast<float*>(keys), static_cast<float*>(values), position, dim);
+    store_as(k, v, reinterpret_cast<float*>(page), within, dim);
 }
 
 }  // namespace ingle::INGLE_VECTOR_NAMESPACE

@@ -1,7 +1,8 @@
-// Keys and values of several sequences (slots), for every pass: one reservation that the system fills with memory page
-// by page as positions are written.
+// Keys and values of several sequences (slots), for every pass: one reservation that the system fills with memory as
+// positions are written.
 //
-// For each (pass, slot, key/value head) there is one region: pages of keys, then pages of values (see vector_ops.h).
+// A slot is a row of pages, each for kPage positions: [pass][key/value head][keys, values] (see vector_ops.h). So what
+// a prompt takes is contiguous, and lies on large pages of the system.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -26,20 +27,17 @@ class Cache {
   KVType type() const { return type_; }
   bool fits(const Spec& spec) const;
 
-  void* keys(int64_t pass, int64_t slot, int64_t head) const;
-  void* values(int64_t pass, int64_t slot, int64_t head) const;
+  // Keys and values of the page of a position; page_stride() bytes from that of the page after it.
+  uint8_t* page(int64_t pass, int64_t slot, int64_t head, int64_t position = 0) const;
+  int64_t page_stride() const { return n_passes_ * n_kv_heads_ * unit_bytes_; }
 
   // Slot `target` begins with the first n positions of `source`. Throws BackendError for what does not exist.
   void copy(int64_t source, int64_t target, int64_t n);
 
  private:
-  uint8_t* region(int64_t pass, int64_t slot, int64_t head) const;
-
   int64_t n_passes_, n_kv_heads_, head_dim_, n_slots_, context_;
   KVType type_;
-  int64_t value_bytes_;   // of one number
-  int64_t key_bytes_;     // of a region's keys
-  int64_t region_bytes_;
+  int64_t unit_bytes_;  // keys and values of one page of one head
   int64_t bytes_;
   struct Free {
     void operator()(void* p) const { std::free(p); }

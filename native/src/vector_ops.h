@@ -11,11 +11,14 @@ enum class NormKind { kRms, kLayer };
 enum class Activation { kSilu, kGelu, kGeluTanh, kRelu, kRelu2 };
 enum class KVType { kF32, kF16 };
 
-// Positions stand in pages. One page of keys is [D][kPage] (transposed: scores of kPage positions are computed side by
-// side), one page of values is [kPage][padded_dim(D)].
+// Positions stand in pages. A page has keys as [D][kPage] (transposed: scores of kPage positions are computed side by
+// side), then values as [kPage][padded_dim(D)].
 constexpr int64_t kPage = 64;
 constexpr int64_t kDimPad = 16;
 constexpr int64_t padded_dim(int64_t head_dim) { return (head_dim + kDimPad - 1) / kDimPad * kDimPad; }
+
+constexpr int64_t key_page_bytes(KVType type, int64_t head_dim) { return kPage * head_dim * (type == KVType::kF16 ? 2 : 4); }
+constexpr int64_t value_page_bytes(KVType type, int64_t head_dim) { return key_page_bytes(type, padded_dim(head_dim)); }
 
 // A tile of attention: consecutive rows of one slot, times some query heads that share one key/value head.
 constexpr int64_t kTileQueries = 256;
@@ -26,8 +29,8 @@ struct AttentionTile {
   int64_t n_rows, n_heads;  // n_rows * n_heads <= kTileQueries
   bool many;             // matrix tiles may be used; must not depend on how rows and heads are cut into tiles
   int64_t head_dim;
-  const void* keys;      // pages of this slot and key/value head
-  const void* values;
+  const uint8_t* pages;  // the first page of this slot and key/value head
+  int64_t page_stride;   // bytes from one of its pages to the next
   int64_t position;      // of row 0
   int64_t window;        // 0 = everything
   float scale, softcap;  // softcap 0 = none
@@ -52,8 +55,8 @@ struct VectorOps {
   void (*activate)(Activation kind, float* x, const float* up, int64_t n);
   // Turns pairs of one head in place; cosines and sines are [n_pairs]. half: pair i is (i, i + n_pairs), else (2i, 2i+1).
   void (*rotate)(float* head, const float* cosines, const float* sines, int64_t n_pairs, bool half);
-  // Writes one position of one key/value head: keys and values point at the pages of its slot and head.
-  void (*store)(KVType type, const float* k, const float* v, void* keys, void* values, int64_t position, int64_t dim);
+  // Writes key and value of position `within` of a page.
+  void (*store)(KVType type, const float* k, const float* v, uint8_t* page, int64_t within, int64_t dim);
   void (*attend)(KVType type, const AttentionTile& tile);
   // Sum of exp((x[i] - max) * scale) in double.
   double (*sum_exp)(const float* x, double max, double scale, int64_t n);
