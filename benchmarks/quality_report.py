@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from quality import Cell
 
 KV_BITS = {"f32": 32.0, "f16": 16.0, "q8": 8.5, "q4": 4.5}
+KL_OF_ROUNDING = 1e-7  # nats; below are float sums, which are not predicted one by one
 COLOURS = {
     "portable": "#8a8a8a",
     "avx2": "#1f4e79",
@@ -43,7 +44,7 @@ def markdown(cells: Sequence[Cell], model: str, text: str, n_tokens: int, window
         f"The reference backend on the quantised file with a KV cache of {usual}, beside the same weights in F32 with "
         "one of f32. The bundled model is a Q8_0 file, so what Q8_0 costs cannot be seen on it. Matrices whose rows "
         "are not whole blocks of a type have the one that `ingle convert` gives them: in the bundled model, ffn_down "
-        "(704 wide) in the files of K-quants.",
+        "(704 wide) in the files of K-quants. Perplexity can fall by chance, KL cannot.",
         _table(
             ["type", "bits a weight", "perplexity", "more than F32", "KL", "same top-1"],
             [[cell.type, f"{TensorType[cell.type].bits_per_weight:.4g}", *_cost(cell.cost)] for cell in by_type],
@@ -55,8 +56,8 @@ def markdown(cells: Sequence[Cell], model: str, text: str, n_tokens: int, window
             [[cell.kv, f"{KV_BITS.get(cell.kv, 0):g}", *_cost(cell.cost)] for cell in by_kv],
         ),
         "## The native backend beside the reference",
-        "Both on the same file with the same cache. Matrices round their inputs to int8; AMX multiplies many rows by "
-        "tiles, in bf16. *Predicted*: KL of the model of that rounding. *Measured*: of native code, the least and most "
+        "Both on the same file with the same cache. Quantised matrices round their inputs to int8; AMX multiplies many "
+        "rows by tiles, in bf16, and attends so, where the cache is not f32. *Predicted*: KL of the model of that rounding. *Measured*: of native code, the least and most "
         "of instruction sets, prompts and steps of few rows. *Perplexity*: of the furthest run. *Rounding*: how "
         "much it changes the output of a block (rms). *Not explained*: how much native blocks differ from the model "
         "(rms, mostly numbers that were rounded the other way; in brackets, what one row in ten is below).",
@@ -69,7 +70,7 @@ def markdown(cells: Sequence[Cell], model: str, text: str, n_tokens: int, window
             ["KV cache", *_AGREEMENT],
             [row for cell in by_kv for row in _agreement(cell.kv, cell)],
         ),
-        f"By instruction set, over all {len(cells)} files and caches:",
+        f"By instruction set, over all {len(cells)} files and caches (the ratio: where more than floats are rounded):",
         _table(
             ["instruction set", "computed as", "measured / predicted KL", "perplexity", "same top-1", "not explained"],
             [
@@ -96,18 +97,19 @@ def _delta(one: Difference) -> str:
 
 def _agreement(name: str, cell: Cell) -> list[list[str]]:
     """A row for each kind of rounding that the cell's runs have."""
+    quantised = TensorType[cell.type].is_quantized
     groups: dict[str, list[Evidence]] = {}
     for (isa, feed), run in cell.runs.items():
-        groups.setdefault(f"AMX, {feed}" if isa == "amx" else "no tiles", []).append(run)
+        tiles = isa == "amx" and feed == "prompt"
+        groups.setdefault("bf16" if tiles else "int8" if quantised else "float", []).append(run)
     rows = []
     for kind, runs in groups.items():
-        kl = [run.found.kl for run in runs]
         rows.append(
             [
                 name,
                 kind,
-                f"{runs[0].predicted.kl:.2g}",
-                f"{min(kl):.2g}" if max(kl) == min(kl) else f"{min(kl):.2g} to {max(kl):.2g}",
+                _span([run.predicted.kl for run in runs]),
+                _span([run.found.kl for run in runs]),
                 f"{max(run.found.kl_max for run in runs):.1g}",
                 _delta(max((run.found for run in runs), key=lambda one: abs(one.perplexity_delta))),
                 f"{100 * min(run.found.top1 for run in runs):.1f}%",
@@ -118,16 +120,20 @@ def _agreement(name: str, cell: Cell) -> list[list[str]]:
     return rows
 
 
+def _span(values: Sequence[float]) -> str:
+    low, high = (f"{end(values):.2g}" for end in (min, max))
+    return low if low == high else f"{low} to {high}"
+
+
 def _unexplained(runs: Sequence[Evidence]) -> str:
     return f"{max(r.blocks.overall for r in runs):.0e} ({max(r.blocks.typical.max() for r in runs):.0e})"
 
 
 def _way(isa: str, feed: str, runs: Sequence[Evidence]) -> list[str]:
-    ratios = [run.found.kl / run.predicted.kl for run in runs]
+    ratios = [run.found.kl / run.predicted.kl for run in runs if run.predicted.kl > KL_OF_ROUNDING]
     furthest = max((run.found for run in runs), key=lambda one: abs(one.perplexity_delta))
     top1 = min(run.found.top1 for run in runs)
-    span = f"{min(ratios):.2f} to {max(ratios):.2f}"
-    return [isa, feed, span, _delta(furthest), f"{100 * top1:.1f}%", _unexplained(runs)]
+    return [isa, feed, _span(ratios) if ratios else "-", _delta(furthest), f"{100 * top1:.1f}%", _unexplained(runs)]
 
 
 def draw(cells: Sequence[Cell], path: Path) -> None:
@@ -150,7 +156,7 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
             marker = "o" if feed == "prompt" else "x"
             axes.plot(run.found.kl, row + offset, marker, color=COLOURS[isa], markersize=4)
     axes.set(xscale="log", xlabel="KL to the reference, nats a token", yticks=range(len(cells)), yticklabels=names)
-    axes.invert_yaxis()
+    axes.set_ylim(len(cells) - 0.4, -0.6)
     axes.grid(axis="x", color="#dddddd")
     axes.set_axisbelow(True)
     for side in ("top", "right"):

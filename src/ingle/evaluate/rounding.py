@@ -47,6 +47,7 @@ RMS_LIMIT = 10.0  # times the float32 model's
 RMS_SHARE = 0.1  # of what rounding itself does to a block's output
 KL_LIMIT = 1.5  # times the predicted
 _EPSILON = 2.0**-23  # relative errors below that are none
+_KL_OF_FLOATS = 1e-7  # nats that float sums alone make, where a cache of fewer bits makes much of little
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -260,7 +261,7 @@ class Evidence:
         if not self.blocks.overall <= rms:
             found.append(f"Outputs of block {self.blocks.rms.argmax()} are wrong by {self.blocks.rms.max():.1e} (rms).")
         chance = 3 * self.found.kl_stderr if math.isfinite(self.found.kl_stderr) else 0.0  # of one window: not known
-        kl = KL_LIMIT * self.predicted.kl + chance + _EPSILON**2
+        kl = KL_LIMIT * self.predicted.kl + chance + _KL_OF_FLOATS
         if not self.found.kl <= kl:
             found.append(f"KL to the reference is {self.found.kl:.1e} nats; rounding makes {self.predicted.kl:.1e}.")
         return found
