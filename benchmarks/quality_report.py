@@ -56,11 +56,12 @@ def markdown(cells: Sequence[Cell], model: str, text: str, n_tokens: int, window
             [[cell.kv, f"{KV_BITS.get(cell.kv, 0):g}", *_cost(cell.cost)] for cell in by_kv],
         ),
         "## The native backend beside the reference",
-        "Both on the same file with the same cache. Quantised matrices round their inputs to int8; AMX multiplies many "
-        "rows by tiles, in bf16, and attends so, where the cache is not f32. *Predicted*: KL of the model of that rounding. *Measured*: of native code, the least and most "
-        "of instruction sets, prompts and steps of few rows. *Perplexity*: of the furthest run. *Rounding*: how "
-        "much it changes the output of a block (rms). *Not explained*: how much native blocks differ from the model "
-        "(rms, mostly numbers that were rounded the other way; in brackets, what one row in ten is below).",
+        "Both on the same file with the same cache. Quantised matrices round their inputs to int8; with AMX, tiles of "
+        "bf16 multiply many rows, and attend where the cache is not f32. *Predicted*: KL of the model of that "
+        "rounding. *Measured*: of native code, the least and most of instruction sets, prompts and steps of few rows. "
+        "*Perplexity*: of the furthest run. *Rounding*: how much it changes the output of a block (rms). *Not "
+        "explained*: how much native blocks differ from the model (rms, mostly numbers that were rounded the other "
+        "way; in brackets, what one row in ten is below).",
         _table(
             ["type", *_AGREEMENT],
             [row for cell in by_type for row in _agreement(cell.type, cell)],

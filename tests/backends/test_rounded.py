@@ -55,7 +55,8 @@ def test_bf16_is_the_nearest_with_8_bits() -> None:
 def test_what_is_rounded() -> None:
     assert rounding_of(TensorType.Q4_K, tiles=False) == "int8"
     assert rounding_of(TensorType.Q4_K, tiles=True) == "bf16"
-    assert rounding_of(TensorType.F32, tiles=True) == "none"
+    assert rounding_of(TensorType.BF16, tiles=True) == "bf16 pairs"
+    assert rounding_of(TensorType.F32, tiles=True) == rounding_of(TensorType.F16, tiles=False) == "none"
 
 
 @pytest.mark.parametrize("name", ["plain", "layer norm", "not gated", "tied", "qk norm", "gemma 2", "alibi and cap"])
@@ -90,3 +91,10 @@ def test_few_rows_are_int8_and_many_bf16_in_tiles() -> None:
     assert error(many, make(RoundedBackend(spec), n=12)) > 1e-4
     for got, n in ((few, 11), (many, 12)):
         assert 1e-4 < error(got, make(ReferenceBackend(spec), n=n)) < 5e-2
+
+
+@pytest.mark.parametrize("type", [TensorType.F16, TensorType.BF16], ids=lambda type: type.name)
+def test_floats_of_16_bits_lose_little_in_tiles(type: TensorType) -> None:
+    spec = spec_of(n_ff=64, head_dim=32)
+    make = partial(logits, spec=spec, type=type)
+    assert 3e-6 < error(make(RoundedBackend(spec, tiles=True)), make(ReferenceBackend(spec))) < 2e-4

@@ -1,6 +1,6 @@
 """Every tensor type and KV cache, on every instruction set: the native backend rounds as it should and does no more.
 
-A small version of benchmarks/quality.py, on one model of random weights that has a matrix of each type in two places.
+A small version of benchmarks/quality.py, on models of random weights that have matrices of all types.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from quality import (
     ISAS,
     KV_TYPES,
     SIZES,
+    Windows,
     cells_of,
     isa_here,
     isa_processes,
@@ -35,21 +35,27 @@ WINDOWS = [np.random.default_rng(size).integers(0, len(toys.vocabulary()), size,
 NATIVE = partial(NativeBackend, threads=1)
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """4 layers with rows of 256 and 512: whole blocks of every type. Its 30 matrices are twice as many as types."""
-    return toys.toy_gguf(tmp_path_factory.mktemp("quality") / "original.gguf", n_embd=256, n_layers=4)
+MIXED = list(TensorType)
+
+
+def write(path: Path, n_layers: int) -> Path:
+    """Rows of 256 and 512 are whole blocks of every type. Each matrix has another type than its neighbours, but for
+    gate and up, which are computed together where they are of one type. With a layer for each type, all are everywhere.
+    """
+    toy = toys.toy_gguf(path.with_suffix(".f32"), n_embd=256, n_layers=n_layers)
+    roles = ("token_embd", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_down", "ffn_gate", "ffn_up", "output")
+
+    def choose(name: str, shape: tuple[int, ...]) -> TensorType:
+        layer = int(name.split(".")[1]) if name.startswith("blk") else 0
+        role = roles.index(name.split(".")[-2])
+        return MIXED[(2 * layer + min(role, roles.index("ffn_gate"))) % len(MIXED)]
+
+    return write_as(toy, path, lambda name, shape: choose(name, shape) if len(shape) > 1 else TensorType.F32)
 
 
 @pytest.fixture(scope="module")
-def mixed(original: Path) -> Path:
-    """It, with each matrix in another type."""
-    types = cycle(TensorType)
-    return write_as(
-        original,
-        original.with_name("mixed.gguf"),
-        lambda name, shape: next(types) if len(shape) > 1 else TensorType.F32,
-    )
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("quality") / "mixed.gguf", 5)
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +66,24 @@ def isas() -> Iterator[dict[str, ProcessPoolExecutor]]:
         pool.shutdown()
 
 
-def test_each_type_is_there_twice(mixed: Path) -> None:
-    with open_gguf(mixed) as file:
-        types = [info.type for info in file.tensors.values() if len(info.shape) > 1]
-    assert sorted(type.name for type in types) == sorted(2 * [type.name for type in TensorType])
+def check(file: Path, kv_type: KVType, windows: Windows, isas: dict[str, ProcessPoolExecutor]) -> None:
+    logits = np.zeros((sum(map(len, windows)), len(toys.vocabulary())), np.float32)
+    cell = measure(file, "mixed", kv_type, windows, logits, isas["portable"], isas)
+    assert set(cell.runs) == {(isa, feed) for isa in isas for feed in SIZES}
+    assert {way: run.faults() for way, run in cell.runs.items()} == {way: [] for way in cell.runs}
 
 
 @pytest.mark.parametrize("kv_type", KV_TYPES)
-def test_nothing_but_rounding(kv_type: KVType, mixed: Path, isas: dict[str, ProcessPoolExecutor]) -> None:
-    logits = np.zeros((sum(map(len, WINDOWS)), len(toys.vocabulary())), np.float32)
-    cell = measure(mixed, "mixed", kv_type, WINDOWS, logits, isas["portable"], isas)
-    assert set(cell.runs) == {(isa, feed) for isa in isas for feed in SIZES}
-    assert {way: run.faults() for way, run in cell.runs.items()} == {way: [] for way in cell.runs}
+def test_every_cache(kv_type: KVType, mixed: Path, isas: dict[str, ProcessPoolExecutor]) -> None:
+    check(mixed, kv_type, WINDOWS, isas)
+
+
+def test_every_type_in_every_place(isas: dict[str, ProcessPoolExecutor], tmp_path: Path) -> None:
+    file = write(tmp_path / "deep.gguf", len(MIXED))
+    with open_gguf(file) as opened:
+        layers = [(name.split("."), info) for name, info in opened.tensors.items() if name.startswith("blk")]
+    assert len({(name[2], info.type) for name, info in layers if len(info.shape) > 1}) == 7 * len(MIXED)
+    check(file, "f16", WINDOWS[1:], isas)
 
 
 def test_instruction_sets_are_held_to(isas: dict[str, ProcessPoolExecutor]) -> None:
@@ -104,16 +116,16 @@ def test_one_wrong_scale_is_seen(type: TensorType, mixed: Path, tmp_path: Path) 
     assert examine(mixed, NATIVE, WINDOWS[1:], truth, kv_type="f32").faults() == []
 
 
-def test_the_benchmark(original: Path, isas: dict[str, ProcessPoolExecutor], tmp_path: Path) -> None:
+def test_the_benchmark(mixed: Path, isas: dict[str, ProcessPoolExecutor], tmp_path: Path) -> None:
     told: list[str] = []
     pool = isas["portable"]
-    cells = cells_of(original, [TensorType.Q8_0], WINDOWS[1:], tmp_path, pool, isas, told.append)
+    cells = cells_of(mixed, [TensorType.Q8_0], WINDOWS[1:], tmp_path, pool, isas, told.append)
     assert [(cell.type, cell.kv) for cell in cells] == [("Q8_0", "f16")] + [
         ("Q8_0", kv) for kv in KV_TYPES if kv != "f16"
     ]
     assert len(told) == len(cells)
     report = markdown(cells, "toy.gguf", "tokens", 70, 70)
-    assert "| Q8_0 | no tiles |" in report
+    assert "| Q8_0 | int8 |" in report
     assert "| portable | steps |" in report
     draw(cells, tmp_path / "kl.png")
     assert (tmp_path / "kl.png").stat().st_size > 10_000
