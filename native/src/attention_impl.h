@@ -11,7 +11,8 @@
 #include "vector_math.h"
 #include "vector_ops.h"
 
-namespace ingle::INGLE_VECTOR_NAMESPACE {
+namespace ingle {
+namespace {
 
 #define INGLE_MEMBER inline __attribute__((always_inline))
 
@@ -123,13 +124,15 @@ struct AsFloats : AsStored {
   }
 };
 
-}  // namespace ingle::INGLE_VECTOR_NAMESPACE
+}  // namespace
+}  // namespace ingle
 
 #if defined(__AMX_BF16__)
 #include "attention_tiles.h"
 #endif
 
-namespace ingle::INGLE_VECTOR_NAMESPACE {
+namespace ingle {
+namespace {
 
 // 2^x for x that is not far above 0, to 2e-7 relative (rough: 8e-5); at least 2^-100, so that nothing becomes denormal,
 // which is slow. NaN of NaN. What x has beyond its floor goes through a minimax polynomial.
@@ -364,4 +367,5 @@ static void store_position(KVType type, const float* k, const float* v, uint8_t*
     store_as(k, v, reinterpret_cast<float*>(page), within, dim);
 }
 
-}  // namespace ingle::INGLE_VECTOR_NAMESPACE
+}  // namespace
+}  // namespace ingle

@@ -4,7 +4,8 @@
 #include "vector_math.h"
 #include "vector_ops.h"
 
-namespace ingle::INGLE_VECTOR_NAMESPACE {
+namespace ingle {
+namespace {
 
 // The compiler's tile intrinsics do not say that they touch memory (GCC 12), so stores before them may be lost.
 #define INGLE_TILE_LOAD(tile, address, stride) \
@@ -116,4 +117,5 @@ struct AsTiles {
   }
 };
 
-}  // namespace ingle::INGLE_VECTOR_NAMESPACE
+}  // namespace
+}  // namespace ingle

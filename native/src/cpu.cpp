@@ -136,4 +136,6 @@ const Kernels& kernels() {
 
 const char* isa_name() { return kernels().name; }
 
+const VectorOps& vector_ops() { return *kernels().vectors; }
+
 }  // namespace ingle

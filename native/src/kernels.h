@@ -11,6 +11,7 @@
 namespace ingle {
 
 struct TileKernels;
+struct VectorOps;
 
 // 32 activations of one row: x is about scale * q. Symmetric: scale = max|x| / 127, q = round to nearest even of
 // x * (127 / max|x|). A group that holds a NaN or an infinity gets scale NaN, so that every output of the row is NaN;
@@ -31,6 +32,7 @@ using LinearFunction = void (*)(const Panels& w, const void* x, int64_t m, float
 
 struct Kernels {
   const char* name;
+  const VectorOps* vectors;
   // One row, or consecutive groups of it: group g goes to out[g * step].
   void (*quantise)(const float* x, int64_t groups, ActivationGroup* out, int64_t step);
   LinearFunction linear[kKinds];  // quantised input for planes, float input for floats

@@ -5,6 +5,9 @@
 #include "tiles.h"
 
 namespace ingle {
+
+const VectorOps& vector_ops_amx();  // vector_amx.cpp
+
 namespace {
 
 // The compiler's tile intrinsics do not say that they touch memory (GCC 12), so stores before them may be lost.
@@ -308,6 +311,7 @@ constexpr TileKernels kTileKernels = {
 Kernels make_tile_kernels() {
   Kernels table = *kernels_avx512();
   table.name = "amx";
+  table.vectors = &vector_ops_amx();
   table.peak = tile_peak;
   table.tiles = &kTileKernels;
   return table;

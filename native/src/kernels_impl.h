@@ -366,8 +366,9 @@ void peak(int64_t operations) {
   __asm__ volatile("" : : "r"(kept) : "memory");
 }
 
-constexpr Kernels make_kernels(const char* name) {
+constexpr Kernels make_kernels(const char* name, const VectorOps* vectors) {
   return {name,
+          vectors,
           quantise,
           {multiply<Q4_0>, multiply<Q4_1>, multiply<Q5_0>, multiply<Q5_1>, multiply<Q8_0>, multiply<IQ4_NL>,
            multiply<MXFP4>, multiply<Q2_K>, multiply<Q3_K>, multiply<Q4_K>, multiply<Q5_K>, multiply<Q6_K>,

@@ -2,14 +2,17 @@
 #include "simd_wasm.h"
 
 #include "kernels_impl.h"
+#include "vector_impl.h"
 
 namespace ingle {
 
 const Kernels& kernels() {
-  static constexpr Kernels table = make_kernels("wasm");
+  static constexpr Kernels table = make_kernels("wasm", &kVectorOps);
   return table;
 }
 
 const char* isa_name() { return kernels().name; }
+
+const VectorOps& vector_ops() { return kVectorOps; }
 
 }  // namespace ingle

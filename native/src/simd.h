@@ -5,7 +5,7 @@
 #pragma once
 #include <cstdint>
 
-#define INGLE_INLINE inline __attribute__((always_inline))
+#define INGLE_INLINE static inline __attribute__((always_inline, unused))
 
 namespace ingle {
 namespace {
@@ -31,58 +31,68 @@ struct Vectors {
   static constexpr bool kPrefetch = false;  // whether what lies ahead in them is asked for
 
   template <class V>
-  INGLE_INLINE static V load_as(const void* p) {
+  INGLE_INLINE V load_as(const void* p) {
     V v;
     __builtin_memcpy(&v, p, sizeof v);
     return v;
   }
-  INGLE_INLINE static I load(const void* p) { return load_as<I>(p); }
-  INGLE_INLINE static F load_f32(const float* p) { return load_as<F>(p); }
-  INGLE_INLINE static void store(float* p, F v) { __builtin_memcpy(p, &v, sizeof v); }
-  INGLE_INLINE static F set(float x) { return x - F{}; }
-  INGLE_INLINE static F fma(F a, F b, F c) { return a * b + c; }  // two roundings here, one where there is hardware
+  INGLE_INLINE I load(const void* p) { return load_as<I>(p); }
+  INGLE_INLINE F load_f32(const float* p) { return load_as<F>(p); }
+  INGLE_INLINE void store(float* p, F v) { __builtin_memcpy(p, &v, sizeof v); }
+  INGLE_INLINE F set(float x) { return x - F{}; }
+  INGLE_INLINE F fma(F a, F b, F c) { return a * b + c; }  // two roundings here, one where there is hardware
 
   template <class T>
-  INGLE_INLINE static S widen(const void* p) {
+  INGLE_INLINE S widen(const void* p) {
     return __builtin_convertvector(load_as<Of<T, sizeof(T) * kLanes>>(p), S);
   }
-  INGLE_INLINE static I load_u8(const uint8_t* p) { return (I)widen<uint8_t>(p); }
-  INGLE_INLINE static I load_i8(const uint8_t* p) { return (I)widen<int8_t>(p); }
-  INGLE_INLINE static F load_bf16(const void* p) { return (F)(widen<uint16_t>(p) << 16); }
-  INGLE_INLINE static F load_f16(const void* p) {
+  INGLE_INLINE I load_u8(const uint8_t* p) { return (I)widen<uint8_t>(p); }
+  INGLE_INLINE I load_i8(const uint8_t* p) { return (I)widen<int8_t>(p); }
+  INGLE_INLINE F load_bf16(const void* p) { return (F)(widen<uint16_t>(p) << 16); }
+  INGLE_INLINE F load_f16(const void* p) {
     const U bits = (U)widen<uint16_t>(p);
     const U magnitude = (U)((F)((bits & 0x7fff) << 13) * 0x1p112f);
     const U special = (U)((bits & 0x7c00) == 0x7c00) & 0x7f800000u;
     return (F)(magnitude | special | (bits & 0x8000) << 16);
   }
-  INGLE_INLINE static F to_float(I v) { return __builtin_convertvector((S)v, F); }
+  // Nearest, ties to even.
+  INGLE_INLINE void store_f16(void* p, F v) {
+    const U magnitude = (U)v & 0x7fffffff, sign = (U)v >> 16 & 0x8000;
+    const U normal = (magnitude + 0xfff + (magnitude >> 13 & 1) - (112u << 23)) >> 13;  // round the 13 bits that go
+    const U small = (U)((F)magnitude + 0.5f) - 0x3f000000;  // multiples of 2^-24: adding 1/2 rounds to them
+    const U finite = magnitude < 0x38800000 ? small : normal;
+    const auto half = __builtin_convertvector((magnitude > 0x7f800000 ? U{} + 0x7e00 : finite) | sign, Of<uint16_t, 2 * kLanes>);
+    __builtin_memcpy(p, &half, sizeof half);
+  }
+  INGLE_INLINE F max(F a, F b) { return a > b ? a : b; }  // b where one is NaN
+  INGLE_INLINE F to_float(I v) { return __builtin_convertvector((S)v, F); }
   // Nearest, to even. Through memory: the compiler may not join the addition with what made x.
-  INGLE_INLINE static I round(F x) {
+  INGLE_INLINE I round(F x) {
     __asm__("" : "+m"(x));
     return (I)((S)(x + 12582912.0f) - 0x4b400000);  // 1.5 * 2^23: the low bits of the sum are the nearest integer
   }
 
   // Bytes, four to a lane, each shifted right (left if negative) and masked.
   template <int Mask, int Right>
-  INGLE_INLINE static I field(I v) {
+  INGLE_INLINE I field(I v) {
     constexpr uint32_t mask = Mask * 0x01010101u;
     if constexpr (Right >= 0) return (I)((U)v >> Right & mask);
     else return (I)((U)v << -Right & mask);
   }
   template <int Mask, int Right>
-  INGLE_INLINE static I merge(I low, I v) {
+  INGLE_INLINE I merge(I low, I v) {
     return (I)((U)low | (U)field<Mask, Right>(v));
   }
   template <int Mask>
-  INGLE_INLINE static I flip(I v) {
+  INGLE_INLINE I flip(I v) {
     return (I)((U)v ^ Mask * 0x01010101u);
   }
 
   struct Table {
     uint8_t values[16];
   };
-  INGLE_INLINE static Table table(const uint8_t* values) { return load_as<Table>(values); }
-  INGLE_INLINE static I lookup(const Table& t, I index) {
+  INGLE_INLINE Table table(const uint8_t* values) { return load_as<Table>(values); }
+  INGLE_INLINE I lookup(const Table& t, I index) {
     uint8_t b[Bytes];
     __builtin_memcpy(b, &index, sizeof b);
     for (uint8_t& x : b) x = t.values[x];
@@ -91,7 +101,7 @@ struct Vectors {
 
   // acc + the products of codes of some quads, bytes of at most `Bits` bits, with signed activations.
   template <int Bits, int Quads>
-  INGLE_INLINE static I dot(I acc, const I* w, const int8_t* x) {
+  INGLE_INLINE I dot(I acc, const I* w, const int8_t* x) {
     using S16 = Of<int16_t>;
     using U16 = Of<uint16_t>;
     S sum = (S)acc;

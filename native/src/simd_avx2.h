@@ -18,6 +18,8 @@ struct Simd : Vectors<32, long long> {
 
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F load_f16(const void* p) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
+  static void store_f16(void* p, F v) { _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_cvtps_ph(v, 0)); }
+  static F max(F a, F b) { return _mm256_max_ps(a, b); }
   static I load_u8(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadu_si64(p)); }
   static I load_i8(const uint8_t* p) { return _mm256_cvtepi8_epi32(_mm_loadu_si64(p)); }
   static I round(F x) { return _mm256_cvtps_epi32(x); }

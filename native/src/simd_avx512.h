@@ -23,6 +23,8 @@ struct Simd : Vectors<64, long long> {
 
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static F load_f16(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+  static void store_f16(void* p, F v) { _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(v, 0)); }
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static I load_u8(const uint8_t* p) { return _mm512_cvtepu8_epi32(load_as<__m128i>(p)); }
   static I load_i8(const uint8_t* p) { return _mm512_cvtepi8_epi32(load_as<__m128i>(p)); }
   static I round(F x) { return _mm512_cvtps_epi32(x); }

@@ -14,6 +14,7 @@ struct Simd : Vectors<16> {
 
   static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
   static F load_f16(const void* p) { return vcvt_f32_f16(load_as<float16x4_t>(p)); }
+  static void store_f16(void* p, F v) { vst1_f16(static_cast<float16_t*>(p), vcvt_f16_f32(v)); }
   static I round(F x) { return vcvtnq_s32_f32(x); }
 
   using Table = uint8x16_t;

@@ -1,7 +1,11 @@
-#define INGLE_VECTOR_NAMESPACE vector_amx
+// What stands between the matrices, with attention on matrix tiles.
+#include "simd_avx512.h"
+
 #include "vector_impl.h"
 
 namespace ingle {
-extern const VectorOps vector_ops_amx;
-const VectorOps vector_ops_amx = vector_amx::kOps;
+
+const VectorOps& vector_ops_amx();  // kernels_amx.cpp
+const VectorOps& vector_ops_amx() { return kVectorOps; }
+
 }  // namespace ingle

@@ -1,10 +1,11 @@
-// The functions of VectorOps except attention, for one instruction set. Include once, from vector_<isa>.cpp.
+// The functions of VectorOps except attention, for one instruction set.
 #pragma once
 #include "attention_impl.h"
 #include "vector_math.h"
 #include "vector_ops.h"
 
-namespace ingle::INGLE_VECTOR_NAMESPACE {
+namespace ingle {
+namespace {
 
 // Calls f(vector of x, i) for x[i .. i+kWidth); the last may be partial and is then padded with zeros. Results go to y.
 template <class F>
@@ -160,7 +161,8 @@ static void read(const void* p, int64_t n) {
   __asm__ volatile("" : : "r"(seen) : "memory");
 }
 
-constexpr VectorOps kOps = {norm,           add,    add_scaled, scale_and_cap, activate, rotate,
-                            store_position, attend, sum_exp,    maxima, read};
+constexpr VectorOps kVectorOps = {norm,           add,    add_scaled, scale_and_cap, activate, rotate,
+                                  store_position, attend, sum_exp,    maxima,        read};
 
-}  // namespace ingle::INGLE_VECTOR_NAMESPACE
+}  // namespace
+}  // namespace ingle
