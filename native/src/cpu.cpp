@@ -1,4 +1,4 @@
-// Which instruction sets this CPU and this operating system allow, and the choice among them.
+// Which instruction sets this processor and this operating system allow, and the choice among them.
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -20,28 +20,23 @@
 namespace ingle {
 namespace {
 
-// Names from slow to fast; INGLE_ISA takes one of them, "neon" counting as the top on ARM.
-constexpr std::string_view kNames[] = {"portable", "avx2", "avxvnni", "avx512", "amx", "neon"};
-
 #if defined(__x86_64__) || defined(_M_X64)
 
-struct Registers {
-  uint32_t a = 0, b = 0, c = 0, d = 0;
-};
+enum Register { kA, kB, kC, kD };
 
-Registers cpuid(uint32_t leaf, uint32_t sub_leaf) {
-  Registers r;
-  __get_cpuid_count(leaf, sub_leaf, &r.a, &r.b, &r.c, &r.d);  // leaves zeros for leaves that do not exist
-  return r;
+// Bits of a register after CPUID; none of a leaf that does not exist.
+bool cpuid(uint32_t leaf, uint32_t sub_leaf, Register in, uint32_t bits) {
+  uint32_t r[4] = {};
+  __get_cpuid_count(leaf, sub_leaf, &r[kA], &r[kB], &r[kC], &r[kD]);
+  return (r[in] & bits) == bits;
 }
 
-bool bit(uint32_t word, int i) { return (word >> i) & 1; }
-
-// The registers that the operating system saves. Using others would be lost, or forbidden, at a thread switch.
-uint64_t saved_state() {
+// Whether the operating system saves these registers. Using others would be lost, or forbidden, at a thread switch.
+bool saved(uint32_t registers) {
+  if (!cpuid(1, 0, kC, 1u << 27)) return false;
   uint32_t low = 0, high = 0;
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  return uint64_t(high) << 32 | low;
+  return (low & registers) == registers;
 }
 
 // Linux gives the 8 KiB of tile registers only to processes that ask, once, before the first tile instruction.
@@ -55,76 +50,70 @@ bool tiles_permitted() {
 #endif
 }
 
-// Index into kNames. `limit`: the highest that is wanted (permission for tiles is not asked without need).
-int best(int limit) {
-  const Registers one = cpuid(1, 0);
-  const bool os_saves = bit(one.c, 27);
-  const uint64_t state = os_saves ? saved_state() : 0;
-  const Registers seven = cpuid(7, 0);
-  const Registers seven_one = cpuid(7, 1);
-  const bool avx2 = (state & 0x6) == 0x6 && bit(one.c, 12) && bit(one.c, 29) && bit(seven.b, 5);  // FMA, F16C, AVX2
-  if (!avx2) return 0;
-  const bool avx512 = (state & 0xe6) == 0xe6 && bit(seven.b, 16) && bit(seven.b, 17) && bit(seven.b, 30) &&
-                      bit(seven.b, 31) && bit(seven.c, 11);  // F, DQ, BW, VL, VNNI
-  if (!avx512) return bit(seven_one.a, 4) ? 2 : 1;
-  const bool amx = (state & 0x60000) == 0x60000 && bit(seven.d, 24) && bit(seven.d, 22) && bit(seven_one.a, 5);
-  return amx && limit >= 4 && tiles_permitted() ? 4 : 3;
+bool has_avx2() { return saved(0x6) && cpuid(1, 0, kC, 1u << 12 | 1u << 29) && cpuid(7, 0, kB, 1u << 5); }  // FMA, F16C
+bool has_avxvnni() { return has_avx2() && cpuid(7, 1, kA, 1u << 4); }
+bool has_avx512() {  // F, DQ, BW, VL, VNNI
+  return has_avx2() && saved(0xe6) && cpuid(7, 0, kB, 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31) &&
+         cpuid(7, 0, kC, 1u << 11);
 }
-
-const Kernels* kernels_of(int level) {
-  switch (level) {
-    case 1: return kernels_avx2();
-    case 2: return kernels_avxvnni();
-    case 3: return kernels_avx512();
-    case 4: return kernels_amx();
-    default: return kernels_portable();
-  }
+bool has_amx() {  // tiles, bf16 in tiles and in vectors
+  return has_avx512() && saved(0x60000) && cpuid(7, 0, kD, 1u << 24 | 1u << 22) && cpuid(7, 1, kA, 1u << 5) &&
+         tiles_permitted();
 }
 
 #elif defined(__aarch64__)
 
-int best(int) {
+bool has_neon() {
 #if defined(__linux__)
   constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
-  return getauxval(AT_HWCAP) & kDotProduct ? 5 : 0;
+  return getauxval(AT_HWCAP) & kDotProduct;
 #elif defined(__APPLE__)
-  return 5;  // every Apple chip with 64 bits and macOS has it
+  return true;  // every such chip with 64 bits has it
 #else
-  return 0;
+  return false;
 #endif
 }
 
-const Kernels* kernels_of(int level) { return level == 5 ? kernels_neon() : kernels_portable(); }
-
-#else
-
-int best(int) { return 0; }
-const Kernels* kernels_of(int) { return kernels_portable(); }
-
 #endif
 
-int wanted_level() {
-  constexpr int top = int(std::size(kNames)) - 1;
-  const char* name = std::getenv("INGLE_ISA");
-  if (!name || !*name) return top;
-  for (int i = 0; i <= top; ++i) {
-    if (kNames[i] == name) return i;
-  }
-  throw std::invalid_argument("Expected INGLE_ISA to be portable, avx2, avxvnni, avx512, amx or neon, but got \"" +
-                              std::string(name) + "\"; correct it or unset it.");
-}
-
-const Kernels* choose() {
-  const int wanted = wanted_level();
-  const int have = best(wanted);
-  int level = wanted < have ? wanted : have;
+// From slow to fast. Those of other processors are known by name alone.
+struct Set {
+  std::string_view name;
+  bool (*works)() = nullptr;
+  const Kernels* (*kernels)() = nullptr;
+};
+constexpr Set kSets[] = {
+    {"portable", [] { return true; }, kernels_portable},
 #if defined(__x86_64__) || defined(_M_X64)
-  // AVX-VNNI and AVX-512 are no subsets of each other: a CPU may have the second alone.
-  if (level == 2 && !bit(cpuid(7, 1).a, 4)) level = 1;
+    {"avx2", has_avx2, kernels_avx2},
+    {"avxvnni", has_avxvnni, kernels_avxvnni},
+    {"avx512", has_avx512, kernels_avx512},
+    {"amx", has_amx, kernels_amx},
+    {"neon"},
 #elif defined(__aarch64__)
-  if (level < 5) level = 0;
+    {"avx2"},
+    {"avxvnni"},
+    {"avx512"},
+    {"amx"},
+    {"neon", has_neon, kernels_neon},
 #endif
-  return kernels_of(level);
+};
+
+// The fastest that works of those up to INGLE_ISA.
+const Kernels* choose() {
+  const char* limit = std::getenv("INGLE_ISA");
+  int last = int(std::size(kSets)) - 1;
+  if (limit && *limit) {
+    while (last >= 0 && kSets[last].name != limit) --last;
+    if (last < 0) {
+      std::string names;
+      for (const Set& set : kSets) names.append(names.empty() ? "" : ", ").append(set.name);
+      throw std::invalid_argument("Expected INGLE_ISA to be one of " + names + ", but got \"" + limit +
+                                  "\"; correct it or unset it.");
+    }
+  }
+  while (!kSets[last].works || !kSets[last].works()) --last;
+  return kSets[last].kernels();
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // y = W x on panels, once for all instruction sets: templates over the kind of matrix, written against a small SIMD
-// wrapper `Simd` that the including .cpp has brought along (simd_*.h; the portable one documents the operations).
+// wrapper `Simd` that the including .cpp has brought along (simd.h says what is in it).
 //
 // One kernel serves decoding, small batches and prefill without matrix tiles: P panels x R rows of activations are in
 // flight; the codes of a group are unpacked once and used for all R rows. Which P and R are taken changes no result: an
@@ -20,60 +20,32 @@ constexpr int kPrefetchBytes = 1024;               // ahead in each stream; meas
 constexpr int kRowBlock = 32;                      // rows of activations for which codes are unpacked once
 constexpr int kPanelBlock = 8;
 
-// Codes of one group for the rows of `part`: w[i] = quad i.
+// A plane of 4, 2 or 1 bits has as many vectors; its bits become bits `At` and up of the codes.
+template <int Bits, int At>
+INGLE_INLINE void add_plane(const uint8_t* plane, I (&w)[8]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const I code = Simd::field(Simd::load(plane + kVector * (i % Bits)), i / Bits * Bits - At, ((1 << Bits) - 1) << At);
+    w[i] = At == 0 ? code : I(Simd::U(w[i]) | Simd::U(code));
+  }
+}
+
+// Codes of one group for a vector of rows: w[i] = quad i.
 template <int K>
 INGLE_INLINE void unpack(const uint8_t* planes, Simd::Table table, I (&w)[8]) {
-  constexpr int bits = kFormats[K].bits;
-  constexpr int nibbles = bits == 4 || bits == 5 || bits == 6;
-  const uint8_t* p = planes;
+  constexpr int bits = kFormats[K].bits, low = bits < 4 ? 2 : 4;
   if constexpr (bits == 8) {
     for (int i = 0; i < 8; ++i) {
-      w[i] = Simd::load(p + kVector * i);
-      // Stored with 128 added; that is the top bit turned.
-      if constexpr (Simd::kSignedBytes) w[i] = Simd::flip<0x80>(w[i]);
+      w[i] = Simd::load(planes + kVector * i);
+      if constexpr (Simd::kSignedBytes) w[i] ^= I(Simd::U{} + 0x80808080u);  // stored with 128 added
     }
-  }
-  if constexpr (nibbles) {
-    for (int j = 0; j < 4; ++j) {
-      const I v = Simd::load(p + kVector * j);
-      w[j] = Simd::field<15, 0>(v);
-      w[j + 4] = Simd::field<15, 4>(v);
+  } else {
+    add_plane<low, 0>(planes, w);
+    if constexpr (bits == 6) add_plane<2, 4>(planes + low * kVector, w);
+    if constexpr (bits == 3 || bits == 5) add_plane<1, low>(planes + low * kVector, w);
+    if constexpr (kFormats[K].lookup()) {
+      for (I& codes : w) codes = Simd::lookup(table, codes);
     }
-    p += 4 * kVector;
-  }
-  if constexpr (kFormats[K].lookup()) {
-    for (int i = 0; i < 8; ++i) w[i] = Simd::lookup(table, w[i]);
-  }
-  if constexpr (bits == 2 || bits == 3) {
-    for (int j = 0; j < 2; ++j) {
-      const I v = Simd::load(p + kVector * j);
-      w[j] = Simd::field<3, 0>(v);
-      w[j + 2] = Simd::field<3, 2>(v);
-      w[j + 4] = Simd::field<3, 4>(v);
-      w[j + 6] = Simd::field<3, 6>(v);
-    }
-    p += 2 * kVector;
-  }
-  if constexpr (bits == 6) {
-    for (int j = 0; j < 2; ++j) {
-      const I v = Simd::load(p + kVector * j);
-      w[j] = Simd::merge<48, -4>(w[j], v);
-      w[j + 2] = Simd::merge<48, -2>(w[j + 2], v);
-      w[j + 4] = Simd::merge<48, 0>(w[j + 4], v);
-      w[j + 6] = Simd::merge<48, 2>(w[j + 6], v);
-    }
-  }
-  if constexpr (bits == 3 || bits == 5) {
-    constexpr int at = bits - 1;  // where the single bit goes
-    const I v = Simd::load(p);
-    w[0] = Simd::merge<(1 << at), 0 - at>(w[0], v);
-    w[1] = Simd::merge<(1 << at), 1 - at>(w[1], v);
-    w[2] = Simd::merge<(1 << at), 2 - at>(w[2], v);
-    w[3] = Simd::merge<(1 << at), 3 - at>(w[3], v);
-    w[4] = Simd::merge<(1 << at), 4 - at>(w[4], v);
-    w[5] = Simd::merge<(1 << at), 5 - at>(w[5], v);
-    w[6] = Simd::merge<(1 << at), 6 - at>(w[6], v);
-    w[7] = Simd::merge<(1 << at), 7 - at>(w[7], v);
   }
 }
 
@@ -109,8 +81,8 @@ INGLE_INLINE void load_sub_scales(const uint8_t* subs, int g, F d, F m, F (&scal
   } else {
     for (int h = 0; h < 2; ++h) {
       const I pair = Simd::load_u8(p + 16 * h);
-      scale[h] = d * Simd::to_float(Simd::field<15, 0>(pair));
-      minimum[h] = m * Simd::to_float(Simd::field<15, 4>(pair));
+      scale[h] = d * Simd::to_float(Simd::field(pair, 0, 15));
+      minimum[h] = m * Simd::to_float(Simd::field(pair, 4, 15));
     }
   }
 }

@@ -73,19 +73,8 @@ struct Vectors {
   }
 
   // Bytes, four to a lane, each shifted right (left if negative) and masked.
-  template <int Mask, int Right>
-  INGLE_INLINE I field(I v) {
-    constexpr uint32_t mask = Mask * 0x01010101u;
-    if constexpr (Right >= 0) return (I)((U)v >> Right & mask);
-    else return (I)((U)v << -Right & mask);
-  }
-  template <int Mask, int Right>
-  INGLE_INLINE I merge(I low, I v) {
-    return (I)((U)low | (U)field<Mask, Right>(v));
-  }
-  template <int Mask>
-  INGLE_INLINE I flip(I v) {
-    return (I)((U)v ^ Mask * 0x01010101u);
+  INGLE_INLINE I field(I v, int right, uint32_t mask) {
+    return (I)((right < 0 ? (U)v << -right : (U)v >> right) & mask * 0x01010101u);
   }
 
   struct Table {
