@@ -27,6 +27,7 @@ INGLE_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 // bytes away: the hardware does not see that it comes next.
 template <class T>
 struct Numbers {
+  using Type = T;
   const T* p;
   int64_t width, ahead;
   INGLE_MEMBER vf operator()(int64_t row, int64_t column) const {
@@ -35,6 +36,69 @@ struct Numbers {
     return load(at);
   }
 };
+
+// Signed bytes.
+INGLE_INLINE vi load_bytes(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<vi>(_mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<vi>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  vi v{};
+  for (int i = 0; i < kWidth; ++i) v[i] = static_cast<int8_t>(p[i]);
+  return v;
+#endif
+}
+
+// The same of codes. Their scales have been converted to floats: one for each 32 numbers along the rows of keys, along
+// the columns of values, or for each 16 of codes of 4 bits, times what is left of the place of the code in its byte.
+template <KVType kType, bool kKeys>
+struct Codes {
+  static constexpr int64_t kSpan = kType == KVType::kQ8 ? 32 : 16;
+  const uint8_t* p;
+  const float* scales;  // keys [spans][kPage], values [kPage][spans]
+  int64_t width, spans, ahead;
+  INGLE_MEMBER vf operator()(int64_t row, int64_t column) const {
+    const auto d = static_cast<uint64_t>(kKeys ? row : column);
+    const uint64_t byte = kType == KVType::kQ8 ? d : d / 32 * 16 + d % 16;
+    const uint8_t* at = p + (kKeys ? byte * kPage + column : row * width + byte);
+    __builtin_prefetch(at + ahead);
+    vi codes = load_bytes(at);
+    if constexpr (kType == KVType::kQ4) codes = d & 16 ? codes & -16 : codes << 28;
+    const vf scale = kKeys ? load(scales + d / kSpan * kPage + column) : all(scales[row * spans + d / kSpan]);
+    return __builtin_convertvector(codes, vf) * scale;
+  }
+};
+
+// What lies at `at`, `dim` numbers for each position: keys, or values (dim is padded then).
+template <KVType kType, bool kKeys>
+INGLE_INLINE auto numbers_at(const uint8_t* at, int64_t dim, int64_t ahead, float* scales) {
+  const int64_t width = kKeys ? kPage : dim;
+  if constexpr (kType == KVType::kF32) {
+    return Numbers<float>{reinterpret_cast<const float*>(at), width, ahead};
+  } else if constexpr (kType == KVType::kF16) {
+    return Numbers<f16>{reinterpret_cast<const f16*>(at), width, ahead};
+  } else {
+    using Result = Codes<kType, kKeys>;
+    const int64_t bytes = code_bytes(kType, dim), groups = kv_groups(dim), spans = groups * kKVGroup / Result::kSpan;
+    const f16* stored = reinterpret_cast<const f16*>(at + kPage * bytes);
+    constexpr int64_t kInner = kKeys ? kPage : 1;  // numbers that stand together for each span
+    for (int64_t i = 0; i < groups * kPage; i += kWidth) {
+      float scale[kWidth];
+      store(scale, load(stored + i));
+      for (int j = 0; j < kWidth; ++j) {
+        const int64_t group = (i + j) / kInner, rest = (i + j) % kInner;
+        if constexpr (kType == KVType::kQ8) {
+          scales[i + j] = scale[j];
+        } else {
+          scales[2 * group * kInner + rest] = scale[j] * 0x1p-28f;
+          scales[(2 * group + 1) * kInner + rest] = scale[j] * 0x1p-4f;
+        }
+      }
+    }
+    return Result{at, scales, bytes, spans, ahead};
+  }
+}
 
 // Accumulators of the product below: kRows x kVectors registers, a few less than there are.
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -181,7 +245,7 @@ struct Limits {
 };
 constexpr Limits kLimits;
 
-template <class Factors, class T>
+template <class Factors, KVType kType>
 class Attention {
  public:
   explicit Attention(const AttentionTile& tile)
@@ -197,6 +261,7 @@ class Attention {
     totals_ = take(kTileQueries * kDimPad);
     largest_ = take(kTileQueries);
     scores_ = take(kBlock * kPage);
+    scales_ = take(kPage * width_ / 8);
     queries_ = reinterpret_cast<Left*>(take(kTileQueries * width_));
     pages_ = next;
   }
@@ -207,13 +272,16 @@ class Attention {
     const int64_t first = tile_.position >= window_ ? (tile_.position - window_ + 1) / kPage : 0;
     for (int64_t page = first; page < n_pages; page += Factors::kPages) {
       const int64_t n = min(Factors::kPages, n_pages - page);
-      Right keys[Factors::kPages]{}, values[Factors::kPages]{};
+      Keys keys[Factors::kPages]{};
+      Values values[Factors::kPages]{};
       for (int64_t i = 0; i < n; ++i) {
-        const auto* k = reinterpret_cast<const T*>(tile_.pages + (page + i) * tile_.page_stride);
+        const uint8_t* at = tile_.pages + (page + i) * tile_.page_stride;
         auto* buffer = reinterpret_cast<Left*>(pages_) + i * kPage * (width_ + n_out_);
-        keys[i] = Factors::prepare(Numbers<T>{k, kPage, tile_.page_stride}, dim_, kPage, buffer);
-        values[i] = Factors::prepare(Numbers<T>{k + dim_ * kPage, n_out_, tile_.page_stride},
-                                     min(kPage, end - (page + i) * kPage), n_out_, buffer + kPage * width_);
+        keys[i] = Factors::prepare(numbers_at<kType, true>(at, dim_, tile_.page_stride, scales_), dim_, kPage, buffer);
+        values[i] = Factors::prepare(
+            numbers_at<kType, false>(at + key_page_bytes(kType, dim_), n_out_, tile_.page_stride,
+                                     scales_ + kPage * width_ / 16),
+            min(kPage, end - (page + i) * kPage), n_out_, buffer + kPage * width_);
       }
       for (int64_t query = 0; query < n_queries_; query += kBlock)
         for (int64_t i = 0; i < n; ++i) attend(query, page + i, keys[i], values[i]);
@@ -223,7 +291,8 @@ class Attention {
 
  private:
   using Left = typename Factors::Left;
-  using Right = decltype(Factors::prepare(Numbers<T>{}, 0, 0, nullptr));
+  using Keys = decltype(Factors::prepare(numbers_at<kType, true>(nullptr, 0, 0, nullptr), 0, 0, nullptr));
+  using Values = decltype(Factors::prepare(numbers_at<kType, false>(nullptr, 0, 0, nullptr), 0, 0, nullptr));
 
   void begin() {
     for (int64_t i = 0; i < n_queries_; ++i) {
@@ -245,7 +314,7 @@ class Attention {
   }
 
   // One block of queries and one page.
-  INGLE_MEMBER void attend(int64_t query, int64_t page, Right keys, Right values) {
+  INGLE_MEMBER void attend(int64_t query, int64_t page, Keys keys, Values values) {
     const int64_t m = min(kBlock, n_queries_ - query), position = tile_.position - page * kPage;  // of row 0, in the page
     const int64_t first = position + query / tile_.n_heads, last = position + (query + m - 1) / tile_.n_heads;
     const int64_t n_seen = min(kPage, last + 1);
@@ -321,50 +390,105 @@ class Attention {
   const AttentionTile& tile_;
   const int64_t dim_, n_out_, width_, n_queries_, window_;
   float *out_, *totals_, *largest_;  // of each query: the sum so far, that of the weights (lane by lane), see kRise
-  float *scores_, *pages_;
+  float *scores_, *scales_, *pages_;
   Left* queries_;
 };
 
-template <class T>
+template <KVType kType>
 static void attend_to(const AttentionTile& tile) {
-  const int64_t n_queries = tile.n_rows * tile.n_heads;
+  constexpr bool kExact = kType == KVType::kF32;  // floats are neither converted nor rounded
 #if defined(__AMX_BF16__)
-  if (tile.many && sizeof(T) < sizeof(float)) {
+  if (tile.many && !kExact) {
     const UseOfTiles use;
-    return Attention<AsTiles, T>(tile).run();
+    return Attention<AsTiles, kType>(tile).run();
   }
 #endif
-  if (n_queries <= kRows || sizeof(T) == sizeof(float))
-    Attention<AsStored, T>(tile).run();
+  if (kExact || tile.n_rows * tile.n_heads <= kRows)
+    Attention<AsStored, kType>(tile).run();
   else
-    Attention<AsFloats, T>(tile).run();
+    Attention<AsFloats, kType>(tile).run();
 }
 
 static void attend(KVType type, const AttentionTile& tile) {
-  type == KVType::kF16 ? attend_to<f16>(tile) : attend_to<float>(tile);
+  switch (type) {
+    case KVType::kF32: return attend_to<KVType::kF32>(tile);
+    case KVType::kF16: return attend_to<KVType::kF16>(tile);
+    case KVType::kQ8: return attend_to<KVType::kQ8>(tile);
+    case KVType::kQ4: return attend_to<KVType::kQ4>(tile);
+  }
 }
 
+// x [n] becomes numbers or codes that lie `step` bytes (or halves, or floats) apart, and scales `scale_step` apart.
 template <class T>
-INGLE_INLINE void store_as(const float* k, const float* v, T* page, int64_t within, int64_t dim) {
-  T *key = page + within, *value = page + dim * kPage + within * padded_dim(dim);
-  int64_t d = 0;
-  for (; d + kWidth <= dim; d += kWidth) {
+INGLE_INLINE void store_numbers(const float* x, int64_t n, T* out, int64_t step) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
     T lanes[kWidth];
-    store(lanes, load(k + d));
-    for (int i = 0; i < kWidth; ++i) key[(d + i) * kPage] = lanes[i];
-    store(value + d, load(v + d));
+    store(step == 1 ? out + i : lanes, load(x + i));
+    for (int j = 0; j < kWidth && step != 1; ++j) out[(i + j) * step] = lanes[j];
   }
-  for (; d < dim; ++d) {
-    convert(k[d], key + d * kPage);
-    convert(v[d], value + d);
+  for (; i < n; ++i) convert(x[i], out + i * step);
+}
+
+// ggml's rounding: Q8_0 to the nearest, halves away from zero; Q4_0 so that the number of largest magnitude (of two that
+// differ in sign, the positive) has code 0. A group with a NaN or an infinity gives NaN; one below 1e-30 is zero.
+template <KVType kType>
+static void store_codes(const float* x, int64_t n, uint8_t* out, int64_t step, f16* scales, int64_t scale_step) {
+  for (; n > 0; n -= kKVGroup, x += kKVGroup, scales += scale_step) {
+    constexpr int kSteps = kKVGroup / kWidth;
+    const int64_t some = min(n, kKVGroup);
+    vf v[kSteps] = {};
+    __builtin_memcpy(v, x, static_cast<uint64_t>(some) * sizeof(float));
+    vf high{}, low{}, nothing{};
+    for (int i = 0; i < kSteps; ++i) {
+      high = max(high, v[i]);
+      low = min(low, v[i]);
+      nothing += v[i] - v[i];  // 0, or NaN for what is not finite
+    }
+    const float top = max(high), bottom = -max(-low), largest = top >= -bottom ? top : bottom;
+    const bool finite = sum(nothing) == 0;
+    const float scale = kType == KVType::kQ8 ? (largest < 0 ? -largest : largest) / 127 : largest / -8;
+    const float factor = finite && (largest < -1e-30f || largest > 1e-30f) ? 1 / scale : 0;
+    convert(finite ? scale : __builtin_nanf(""), scales);
+    int8_t codes[kKVGroup];
+    for (int i = 0; i < kSteps; ++i) {
+      const vf scaled = factor != 0 ? v[i] * factor : vf{};
+      const vf half = kType == KVType::kQ8 ? select(scaled < vf{}, all(-0.5f), all(0.5f)) : all(8.5f);
+      const vi code = __builtin_convertvector(scaled + half, vi);
+      for (int j = 0; j < kWidth; ++j) codes[i * kWidth + j] = static_cast<int8_t>(code[j]);
+    }
+    if (kType == KVType::kQ4)
+      for (int i = 0; i < 16; ++i) {
+        const int a = codes[i] < 15 ? codes[i] : 15, b = codes[i + 16] < 15 ? codes[i + 16] : 15;
+        codes[i] = static_cast<int8_t>((a | b << 4) ^ 0x88);  // both less 8, in two's complement
+      }
+    const int64_t bytes = code_bytes(kType, some);
+    for (int64_t i = 0; i < bytes; ++i, out += step) *out = static_cast<uint8_t>(codes[i]);
+  }
+}
+
+template <KVType kType>
+INGLE_INLINE void store_as(const float* k, const float* v, uint8_t* keys, uint8_t* values, int64_t within, int64_t dim) {
+  const int64_t padded = padded_dim(dim);
+  if constexpr (kType <= KVType::kF16) {
+    using T = typename decltype(numbers_at<kType, true>(nullptr, 0, 0, nullptr))::Type;
+    store_numbers(k, dim, reinterpret_cast<T*>(keys) + within, kPage);
+    store_numbers(v, dim, reinterpret_cast<T*>(values) + within * padded, 1);
+  } else {
+    const int64_t bytes = code_bytes(kType, padded);
+    store_codes<kType>(k, dim, keys + within, kPage, reinterpret_cast<f16*>(keys + kPage * code_bytes(kType, dim)) + within, kPage);
+    store_codes<kType>(v, dim, values + within * bytes, 1, reinterpret_cast<f16*>(values + kPage * bytes) + within * kv_groups(dim), 1);
   }
 }
 
 static void store_position(KVType type, const float* k, const float* v, uint8_t* page, int64_t within, int64_t dim) {
-  if (type == KVType::kF16)
-    store_as(k, v, reinterpret_cast<f16*>(page), within, dim);
-  else
-    store_as(k, v, reinterpret_cast<float*>(page), within, dim);
+  uint8_t* values = page + key_page_bytes(type, dim);
+  switch (type) {
+    case KVType::kF32: return store_as<KVType::kF32>(k, v, page, values, within, dim);
+    case KVType::kF16: return store_as<KVType::kF16>(k, v, page, values, within, dim);
+    case KVType::kQ8: return store_as<KVType::kQ8>(k, v, page, values, within, dim);
+    case KVType::kQ4: return store_as<KVType::kQ4>(k, v, page, values, within, dim);
+  }
 }
 
 }  // namespace

@@ -110,9 +110,10 @@ FloatMatrix array_over(float* data, int64_t rows, int64_t columns, T* owner) {
 }
 
 KVType kv_type(const std::string& name) {
-  if (name == "f16") return KVType::kF16;
-  if (name == "f32") return KVType::kF32;
-  throw BackendError("Unknown type of KV cache \"" + name + "\"; expected f16 or f32.");
+  const char* const names[] = {"f32", "f16", "q8", "q4"};  // in the order of KVType
+  for (int i = 0; i < 4; ++i)
+    if (name == names[i]) return static_cast<KVType>(i);
+  throw BackendError("Expected a type of KV cache: f32, f16, q8 or q4; came \"" + name + "\".");
 }
 
 template <class T>

@@ -187,13 +187,13 @@ INGLE_EXPORT(free_block) void free_block(Block* block) { delete block; }
 // KV types are those of vector_ops.h, from 0.
 INGLE_EXPORT(cache_bytes) double cache_bytes(const Session* session, int n_slots, int context, int kv_type) {
   return guarded([&] {
-    const KVType type = choice(kv_type, KVType::kF16);
+    const KVType type = choice(kv_type, KVType::kQ4);
     return static_cast<double>(Cache::bytes_needed(session->decoder.spec(), n_slots, context, type));
   });
 }
 INGLE_EXPORT(new_cache) SharedCache* new_cache(const Session* session, int n_slots, int context, int kv_type) {
   return guarded([&] {
-    const KVType type = choice(kv_type, KVType::kF16);
+    const KVType type = choice(kv_type, KVType::kQ4);
     return new SharedCache(std::make_shared<Cache>(session->decoder.spec(), n_slots, context, type));
   });
 }

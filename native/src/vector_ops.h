@@ -9,15 +9,26 @@ namespace ingle {
 
 enum class NormKind { kRms, kLayer };
 enum class Activation { kSilu, kGelu, kGeluTanh, kRelu, kRelu2 };
-enum class KVType { kF32, kF16 };
+// How the cache keeps numbers. The last two: codes of 8 or 4 bits with one scale (f16) for kKVGroup numbers of a head of one
+// position, rounded as ggml's Q8_0 and Q4_0; the last group of a head may be smaller.
+enum class KVType { kF32, kF16, kQ8, kQ4 };
 
 // Positions stand in pages. A page has keys as [D][kPage] (transposed: scores of kPage positions are computed side by
-// side), then values as [kPage][padded_dim(D)].
+// side), then values as [kPage][padded_dim(D)]. Of codes, the scales follow: [groups][kPage] and [kPage][groups]. Codes of
+// 4 bits share a byte with those of 16 dimensions on, in the same group.
 constexpr int64_t kPage = 64;
+constexpr int64_t kKVGroup = 32;
 constexpr int64_t kDimPad = 16;
 constexpr int64_t padded_dim(int64_t head_dim) { return (head_dim + kDimPad - 1) / kDimPad * kDimPad; }
-
-constexpr int64_t key_page_bytes(KVType type, int64_t head_dim) { return kPage * head_dim * (type == KVType::kF16 ? 2 : 4); }
+constexpr int64_t kv_groups(int64_t head_dim) { return (head_dim + kKVGroup - 1) / kKVGroup; }
+constexpr int64_t code_bytes(KVType type, int64_t head_dim) {
+  const int64_t rest = head_dim % kKVGroup;
+  return type == KVType::kQ8 ? head_dim : head_dim / kKVGroup * 16 + (rest < 16 ? rest : 16);
+}
+constexpr int64_t key_page_bytes(KVType type, int64_t head_dim) {
+  if (type <= KVType::kF16) return kPage * head_dim * (type == KVType::kF16 ? 2 : 4);
+  return kPage * (code_bytes(type, head_dim) + 2 * kv_groups(head_dim));
+}
 constexpr int64_t value_page_bytes(KVType type, int64_t head_dim) { return key_page_bytes(type, padded_dim(head_dim)); }
 
 // A tile of attention: consecutive rows of one slot, times some query heads that share one key/value head.
@@ -39,7 +50,7 @@ struct AttentionTile {
 };
 constexpr int64_t attention_scratch_floats(int64_t head_dim) {
   const int64_t wide = (head_dim + 31) / 32 * 32;
-  return kTileQueries * (2 * wide + kDimPad + 1) + kPage * (8 * wide + 32);
+  return kTileQueries * (2 * wide + kDimPad + 1) + kPage * (8 * wide + wide / 8 + 32);
 }
 
 struct VectorOps {

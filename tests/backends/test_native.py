@@ -241,7 +241,7 @@ for name in ("plain", "gelu", "gelu_tanh", "qk layer norm", "attention soft cap"
              "head of 1", "many heads for one", "experts", "interleaved"):
     spec = SPECS[name]
     decoder = random_decoder(spec)
-    for kv_type, limit in (("f32", 1e-5), ("f16", 2e-3)):
+    for kv_type, limit in (("f32", 1e-5), ("f16", 2e-3), ("q8", 2e-3), ("q4", 2e-3)):
         results = []
         for backend in ("native", "reference"):
             model = Loaded(open_backend(backend, spec, 2), decoder)

@@ -185,6 +185,7 @@ def test_a_result_of_something_else_is_not_gone_on_with(
     assert "another model (Toy, toy.gguf)" in fails(plain, *words)
     assert "no limit given, and this asks for limit 5" in fails(toy, *words, "--limit", "5")
     assert "context 256" in fails(toy, *words, "--context", "128")
+    assert "no kv_type given, and this asks for kv_type q8" in fails(toy, *words, "--kv-type", "q8")
     assert "has piqa with no shots given, and this asks for shots 2" in fails(toy, *words, "--shots", "2")
     assert out.read_bytes() == before
     out.write_text("{}")

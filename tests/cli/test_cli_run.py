@@ -88,6 +88,17 @@ def test_the_record(toy: Path) -> None:
     assert timings["ttft_s"] == record["tokens"][0]["time_s"]
 
 
+def test_the_type_of_the_cache_reaches_the_model(toy: Path) -> None:
+    found = {}
+    for kv_type in ("f32", "f16", "q8", "q4"):
+        record = json.loads(invoke("run", toy, "a", *SHORT, "--json", "--kv-type", kv_type)[1])
+        found[kv_type] = record["tokens"][1]["logprob"]
+    assert len(set(found.values())) == 4
+    status, _, stderr = invoke("run", toy, "a", "--kv-type", "q5")
+    assert status == 2
+    assert "'f32', 'f16', 'q8', 'q4'" in stderr
+
+
 def test_a_record_can_be_repeated(toy: Path) -> None:
     first = json.loads(invoke("run", toy, "a", "--max-tokens", "6", "--json")[1])
     again = json.loads(invoke("run", toy, "a", "--max-tokens", "6", "--json", "--seed", first["sampling"]["seed"])[1])

@@ -146,7 +146,7 @@ def test_context_by_default_and_asked_for(tmp_path: Path) -> None:
         ({"context": "many"}, "context is 'many'"),
         ({"threads": -1}, "threads is -1"),
         ({"n_slots": True}, "n_slots is True"),
-        ({"kv_type": "q8"}, "kv_type is 'q8'"),
+        ({"kv_type": "q5"}, "kv_type is 'q5'; expected 'f32', 'f16', 'q8' or 'q4'"),
     ],
 )
 def test_arguments_that_cannot_be(toy: Path, options: dict[str, object], message: str) -> None:

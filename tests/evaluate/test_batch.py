@@ -253,7 +253,7 @@ def test_logits_that_are_no_numbers_are_an_error(tmp_path: Path) -> None:
 
 def test_slots_follow_from_the_free_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with load(path) as model:
-        a_slot = model.spec.kv_bytes_per_token(2) * 64
+        a_slot = model.spec.kv_bytes_per_token() * 64
     weights = batch.weights_bytes(batch.open_checkpoint(path), "native")
     for free, expected in ((0, 1), (weights + 2 * 5 * a_slot, 5), (1 << 40, 32)):
         monkeypatch.setattr(batch, "available_bytes", lambda free=free: free)

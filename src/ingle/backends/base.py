@@ -17,18 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingle.errors import BackendError
-from ingle.models.spec import Spec
+from ingle.models.spec import KVType, Spec
 from ingle.models.tensor import Tensor
 
 __all__ = ["Backend", "Cache", "KVType", "Rows", "State", "check_rows"]
-
-KVType = Literal["f32", "f16"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,18 +18,19 @@ from ingle.errors import BackendError, MemoryLimitError
 from ingle.models.spec import Activation, NormKind, Rope, Spec
 from ingle.models.tensor import Tensor
 
-__all__ = ["ReferenceBackend", "ReferenceCache", "ReferenceState"]
+__all__ = ["ReferenceBackend", "ReferenceCache", "ReferenceState", "rounded"]
 
 Array = NDArray[np.float32]
 Weights = dict[str, Array]
 
 
 class ReferenceCache:
-    """keys, values: [P, slots, C, K, D]."""
+    """keys, values: [P, slots, C, K, D], as the numbers that the codes of q8 and q4 stand for."""
 
     def __init__(self, spec: Spec, n_slots: int, context: int, kv_type: KVType) -> None:
         shape = (spec.n_passes, n_slots, context, spec.n_kv_heads, spec.head_dim)
         dtype = np.float16 if kv_type == "f16" else np.float32
+        self.kv_type = kv_type
         try:
             self.keys = np.zeros(shape, dtype)
             self.values = np.zeros(shape, dtype)
@@ -39,6 +40,12 @@ class ReferenceCache:
                 f"The KV cache needs {need / 2**20:.0f} MiB for {n_slots} x {context} positions and the system has no "
                 "such room; ask for a smaller context."
             ) from None
+
+    def write(self, pass_index: int, rows: Rows, keys: Array, values: Array) -> None:
+        """Keep keys and values [N, K, D] of rows."""
+        where = pass_index, rows.slots, rows.positions
+        self.keys[where] = rounded(keys, self.kv_type)
+        self.values[where] = rounded(values, self.kv_type)
 
     @property
     def n_slots(self) -> int:
@@ -128,9 +135,8 @@ class ReferenceBackend:
         if rope is not None:
             q = rotated(q, state.rows.positions, rope)
             k = rotated(k, state.rows.positions, rope)
+        state.cache.write(pass_index, state.rows, k, v)
         keys, values = state.cache.keys[pass_index], state.cache.values[pass_index]
-        keys[state.rows.slots, state.rows.positions] = k
-        values[state.rows.slots, state.rows.positions] = v
         heads = np.stack(
             [
                 self._attend(q[i], keys[slot, : position + 1], values[slot, : position + 1], pass_index)
@@ -240,6 +246,35 @@ def rotated(x: Array, positions: NDArray[np.int32], rope: Rope) -> Array:
     y[..., first] = x[..., first] * cos - x[..., second] * sin
     y[..., second] = x[..., second] * cos + x[..., first] * sin
     return y
+
+
+def rounded(x: Array, kv_type: KVType) -> Array:
+    """What a cache of a type gives back for x [..., D], but for the rounding to float16 that its array does.
+
+    q8, q4: groups of 32 along the last axis, the last one maybe smaller, as codes with a float16 scale. q8 is GGML's
+    Q8_0: scale = max|x| / 127, codes to the nearest, halves away from zero. q4 is its Q4_0: scale = m / -8 where m is
+    the number of the largest magnitude (of two that differ in sign, the positive), codes -8 .. 7, halves upwards.
+    A group below 1e-30 is zero; in one with a NaN or an infinity all are NaN.
+    """
+    if kv_type in ("f32", "f16"):
+        return x
+    dim = x.shape[-1]
+    padding = [(0, 0)] * (x.ndim - 1) + [(0, -dim % 32)]
+    groups = np.pad(x, padding).reshape(*x.shape[:-1], -1, 32)
+    finite = np.isfinite(groups).all(axis=-1, keepdims=True)
+    groups = np.where(finite, groups, np.float32(0))
+    high, low = groups.max(axis=-1, keepdims=True), groups.min(axis=-1, keepdims=True)
+    largest = np.where(high >= -low, high, low)
+    scale = np.abs(largest) / np.float32(127) if kv_type == "q8" else largest / np.float32(-8)
+    with np.errstate(divide="ignore", over="ignore"):
+        factor = np.where(np.abs(largest) > 1e-30, 1 / scale, np.float32(0))
+    if kv_type == "q8":
+        codes = np.trunc(groups * factor + np.copysign(np.float32(0.5), groups))
+    else:
+        codes = np.minimum(np.trunc(groups * factor + np.float32(8.5)), np.float32(15)) - np.float32(8)
+    stored = np.clip(scale, -65504, 65504).astype(np.float16).astype(np.float32)
+    y: Array = np.where(finite, codes * stored, np.float32(np.nan)).astype(np.float32)
+    return y.reshape(*x.shape[:-1], -1)[..., :dim]
 
 
 def softmax(scores: Array) -> Array:

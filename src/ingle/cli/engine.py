@@ -17,7 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def engine_options(command: Command) -> Command:
-    """Adds --context, --threads and --backend, which `open_model` reads."""
+    """Adds --context, --threads, --kv-type and --backend, which `open_model` reads."""
     for option in (
         click.option(
             "--backend",
@@ -25,6 +25,13 @@ def engine_options(command: Command) -> Command:
             default="native",
             show_default=True,
             help="What computes; the reference is slow and plain.",
+        ),
+        click.option(
+            "--kv-type",
+            type=click.Choice(["f32", "f16", "q8", "q4"]),
+            default="f16",
+            show_default=True,
+            help="How keys and values are kept: q8 takes half the memory of f16, q4 a quarter and is less exact.",
         ),
         click.option("--threads", type=click.IntRange(1), help="[default: as many as compute best here]"),
         click.option(
@@ -49,6 +56,7 @@ def open_model(path: str | None, options: dict[str, Any], *, n_slots: int = 1, b
             context=options["context"],
             threads=options["threads"],
             backend=options["backend"],
+            kv_type=options["kv_type"],
             n_slots=n_slots,
             on_progress=report,
         )

@@ -18,7 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 #: Options that only measuring reads.
-_OF_MEASURING = ("data", "text", "reference", "items", "grammar", "shots", "limit", "context", "threads", "backend")
+_OF_MEASURING = (
+    "data",
+    "text",
+    "reference",
+    "items",
+    "grammar",
+    "shots",
+    "limit",
+    "context",
+    "threads",
+    "kv_type",
+    "backend",
+)
 
 
 @click.command("eval", short_help="Measure how good a model is; compare two.")

@@ -91,6 +91,8 @@ class Run:
         with closing(open_checkpoint(path, asked or DEFAULT_CONTEXT, metadata_from_hf)) as checkpoint:
             settings = {name: self.options[name] for name in ("limit", "seed", "backend")}
             settings["context"] = context_of(checkpoint, asked)
+            if self.options["kv_type"] != "f16":  # as in files from before there were others
+                settings["kv_type"] = self.options["kv_type"]
             kept = None
             if self.out is not None and self.out.exists():
                 kept = EvalResult.load(self.out)
@@ -111,11 +113,12 @@ class Run:
         return kept
 
     def _check_settings(self, kept: EvalResult, settings: dict[str, Any]) -> None:
-        for name, value in settings.items():
-            if kept.settings.get(name) != value:
+        for name in (*settings, "kv_type"):
+            before, now = kept.settings.get(name), settings.get(name)
+            if before != now:
                 raise UsageError(
-                    f"{self.out} was measured with {_said(name, kept.settings.get(name))}, and this asks for "
-                    f"{_said(name, value)}; give another name, or delete it."
+                    f"{self.out} was measured with {_said(name, before)}, and this asks for {_said(name, now)}; give "
+                    "another name, or delete it."
                 )
 
     def _is_done(self, result: EvalResult, job: Job) -> bool:
@@ -144,9 +147,8 @@ def _open(path: str | None, options: dict[str, Any]) -> Model:
     from ingle.cli.engine import open_model
     from ingle.evaluate.batch import evaluate_slots
 
-    return open_model(
-        path, options, n_slots=evaluate_slots(path, context=options["context"], backend=options["backend"])
-    )
+    engine = {name: options[name] for name in ("context", "backend", "kv_type")}
+    return open_model(path, options, n_slots=evaluate_slots(path, **engine))
 
 
 def _versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ingle.backends.machine import available_bytes
 from ingle.errors import MemoryLimitError
-from ingle.models.spec import Spec
+from ingle.models.spec import KVType, Spec
 
 __all__ = ["Need", "check", "need", "peak_bytes"]
 
@@ -29,15 +29,14 @@ class Need:
         return self.weights_bytes + self.cache_bytes + self.buffers_bytes
 
 
-def need(spec: Spec, weights_bytes: int, context: int, n_slots: int = 1, kv_bytes: int = 2, chunk: int = 512) -> Need:
-    """What a model will take at a context.
-
-    weights_bytes: as the backend holds them. kv_bytes: bytes of one value in the KV cache, 2 for f16 and 4 for f32.
-    """
+def need(
+    spec: Spec, weights_bytes: int, context: int, n_slots: int = 1, kv_type: KVType = "f16", chunk: int = 512
+) -> Need:
+    """What a model will take at a context. weights_bytes: as the backend holds them."""
     rows = min(chunk, context)
     widest = max(spec.n_ff * 2, (spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim)
     buffers = 4 * (rows * (4 * spec.n_embd + widest) + spec.n_vocab)
-    return Need(weights_bytes, spec.kv_bytes_per_token(kv_bytes) * context * n_slots, buffers)
+    return Need(weights_bytes, spec.kv_bytes_per_token(kv_type) * context * n_slots, buffers)
 
 
 def check(what: Need, context: int, n_slots: int) -> None:

@@ -43,7 +43,7 @@ def evaluate_slots(
     path = bundled_model() if path is None else path
     checkpoint = open_checkpoint(path, context or DEFAULT_CONTEXT, metadata_from_hf)
     try:
-        a_slot = checkpoint.spec.kv_bytes_per_token(2 if kv_type == "f16" else 4) * context_of(checkpoint, context)
+        a_slot = checkpoint.spec.kv_bytes_per_token(kv_type) * context_of(checkpoint, context)
         free = available_bytes()
         if free is None:
             return MAX_SLOTS // 4

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ingle.models.checkpoint import Checkpoint
 from ingle.models.layout import Part
+from ingle.models.spec import KVType
 
 __all__ = ["Footprint", "footprint"]
 
@@ -34,7 +35,7 @@ class Footprint:
         return self.embedding_bytes + sum(self.blocks) + self.output_bytes
 
 
-def footprint(checkpoint: Checkpoint, kv_bytes_per_value: int = 2) -> Footprint:
+def footprint(checkpoint: Checkpoint, kv_type: KVType = "f16") -> Footprint:
     """The footprint of an open checkpoint; reads headers only."""
     spec = checkpoint.spec
     blocks = tuple(_bytes(checkpoint, block) for block in checkpoint.blocks())
@@ -51,7 +52,7 @@ def footprint(checkpoint: Checkpoint, kv_bytes_per_value: int = 2) -> Footprint:
         output_bytes=own_output,
         n_parameters=parameters,
         active_bytes=passes + output,
-        kv_bytes_per_token=spec.kv_bytes_per_token(kv_bytes_per_value),
+        kv_bytes_per_token=spec.kv_bytes_per_token(kv_type),
     )
 
 

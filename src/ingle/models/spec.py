@@ -14,11 +14,15 @@ from typing import Literal
 
 from ingle.errors import UnsupportedError
 
-__all__ = ["Activation", "Experts", "NormKind", "Rope", "Spec"]
+__all__ = ["Activation", "Experts", "KVType", "NormKind", "Rope", "Spec"]
 
 NormKind = Literal["rms", "layer"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 QKNorm = Literal["none", "head"]
+
+#: How a KV cache keeps numbers. q8, q4: as codes of 8 or 4 bits with one float16 scale for every 32 of a head of one
+#: position, rounded as GGML's Q8_0 and Q4_0; the last group of a head may be smaller.
+KVType = Literal["f32", "f16", "q8", "q4"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,13 @@ class Spec:
         """The rotation of a pass."""
         return self.rope_local if self.rope_local is not None and self.is_local(pass_index) else self.rope
 
-    def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
+    def kv_bytes_per_token(self, kv_type: KVType = "f16") -> int:
         """KV cache bytes that one position of one sequence takes."""
-        return 2 * self.n_passes * self.n_kv_heads * self.head_dim * bytes_per_value
+        groups, rest = -(-self.head_dim // 32), self.head_dim % 32
+        a_head = {
+            "f32": 4 * self.head_dim,
+            "f16": 2 * self.head_dim,
+            "q8": self.head_dim + 2 * groups,
+            "q4": self.head_dim // 32 * 16 + min(rest, 16) + 2 * groups,  # code i shares a byte with code i + 16
+        }[kv_type]
+        return 2 * self.n_passes * self.n_kv_heads * a_head
