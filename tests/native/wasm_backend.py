@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from ingle import errors
 from ingle.backends.base import Rows
-from ingle.models.spec import Activation, NormKind, Spec
+from ingle.models.spec import Activation, KVType, NormKind, Spec
 from ingle.models.tensor import Tensor
 
 RUNNER = Path(__file__).parent / "run_wasm.mjs"
 KINDS = ("embedding", "attention", "feed_forward", "output")
-KV_TYPES = ("f32", "f16")
+KV_TYPES = get_args(KVType)
 MATRICES = frozenset({"weight", "q", "k", "v", "o", "gate", "up", "down", "router"})
 
 
@@ -172,7 +172,7 @@ class WasmBackend:
             return self._block("output", tensors)
         return self._block("output", {role: t for role, t in tensors.items() if role != "weight"}, embedding)
 
-    def new_cache(self, n_slots: int, context: int, kv_type: str = "f16") -> WasmCache:
+    def new_cache(self, n_slots: int, context: int, kv_type: KVType = "f16") -> WasmCache:
         kind = KV_TYPES.index(kv_type)
         return WasmCache(self.module, self.module.made("new_cache", self.session, n_slots, context, kind))
 
