@@ -1,6 +1,6 @@
 """What quantising costs, and that nothing but rounding is between the native backend and the reference.
 
-    python benchmarks/quality.py [--model FILE] [--text FILE] [--limit 2048] [--types q4_0,q8_0] [--json OUT.json]
+    python benchmarks/quality.py [--model FILE] [--text FILE] [--limit 1024] [--types q4_0,q8_0] [--json OUT.json]
         [--markdown OUT.md] [--picture OUT.png]
 
 One model (by default the bundled one) is written in every tensor type. On each file the reference backend says what is
@@ -202,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What quantising costs, and that native code adds only rounding.")
     parser.add_argument("--model", type=Path, default=bundled_model(), help="a GGUF file (default: the bundled model)")
     parser.add_argument("--text", type=Path, default=WIKITEXT, help="UTF-8 text (default: WikiText-2, validation)")
-    parser.add_argument("--limit", type=int, default=2048, help="tokens of the text (default 2048)")
+    parser.add_argument("--limit", type=int, default=1024, help="tokens of the text (default 1024)")
     parser.add_argument(
         "--types", default=",".join(type.name for type in TensorType), help="tensor types (default all)"
     )
