@@ -144,8 +144,8 @@ class _Matrix:
     def __init__(self, weight: Floats, few: Rounding, many: Rounding) -> None:
         self._weight = weight
         self._few, self._many = few, many
-        self._upper = weight if many == "none" else rounded_bf16(weight)
-        self._lower = rounded_bf16(weight - self._upper)
+        self._upper = rounded_bf16(weight) if many.startswith("bf16") else weight
+        self._lower = rounded_bf16(weight - self._upper) if many == "bf16 pairs" else None
 
     def __getitem__(self, rows: NDArray[np.int32]) -> Floats:
         return self._weight[rows]
@@ -163,6 +163,6 @@ class _Matrix:
             return y
         upper = rounded_bf16(x)
         y = upper @ self._upper.T
-        if rounding == "bf16 pairs":
+        if self._lower is not None:
             y += rounded_bf16(x - upper) @ self._upper.T + upper @ self._lower.T
         return y
