@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ingle.backends.reference import ReferenceBackend, ReferenceState
 from ingle.gguf import TensorType
-from ingle.models.spec import Spec
+from ingle.models.spec import KVType, Spec
 from ingle.models.tensor import Tensor
 
 __all__ = ["RoundedBackend", "Rounding", "rounded_bf16", "rounded_int8", "rounding_of"]
@@ -81,6 +81,7 @@ class RoundedBackend(ReferenceBackend):
         self._tiles = tiles
         self._dtype = dtype
         self._n_queries: Iterator[int] = iter(())  # that each row of the call shares its keys with
+        self._kv_type: KVType = "f32"
 
     def load_embedding(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         return {role: self._loaded(tensor) for role, tensor in tensors.items()}
@@ -98,10 +99,11 @@ class RoundedBackend(ReferenceBackend):
         n, group = len(state.rows), self.spec.n_heads // self.spec.n_kv_heads
         most = max(1, _MOST_QUERIES // group)
         self._n_queries = iter([min(most, n - row // most * most) * group for row in range(n)])
+        self._kv_type = state.cache.kv_type
         super().attention(block, state, pass_index)
 
     def _attend(self, q: Floats, keys: Floats, values: Floats, pass_index: int) -> Floats:
-        if next(self._n_queries) < _TILE_QUERIES or not self._tiles or keys.dtype == np.float32:
+        if next(self._n_queries) < _TILE_QUERIES or not self._tiles or self._kv_type == "f32":
             return super()._attend(q, keys, values, pass_index)
         spec, group = self.spec, self.spec.n_heads // self.spec.n_kv_heads
         k, v = (rounded_bf16(np.repeat(one.astype(self._dtype), group, axis=1)) for one in (keys, values))
