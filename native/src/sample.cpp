@@ -51,7 +51,11 @@ class Penalised {
   bool none() const { return listed_.empty(); }
 
   Candidate largest() const {
-    const auto* top = std::max_element(logits_, logits_ + n_);
+    constexpr int64_t kSome = 256;
+    maxima_.resize(static_cast<size_t>((n_ + kSome - 1) / kSome));
+    vector_ops().maxima(logits_, n_, kSome, maxima_.data());
+    const int64_t from = (std::max_element(maxima_.begin(), maxima_.end()) - maxima_.begin()) * kSome;
+    const float* top = std::max_element(logits_ + from, logits_ + std::min(n_, from + kSome));
     Candidate best{*top, static_cast<int32_t>(top - logits_)};
     return !listed_.empty() && (listed_[0] < best || std::isinf(best.logit)) ? listed_[0] : best;
   }
