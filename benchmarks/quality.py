@@ -223,13 +223,14 @@ def main() -> None:
         for used in (pool, *isas.values()):
             used.shutdown()
     report = markdown(cells, arguments.model.name, arguments.text.name, sum(map(len, windows)), WINDOW)
+    if arguments.picture:
+        draw(cells, arguments.picture)
+        report += f"\n![KL to the reference, by type and instruction set]({arguments.picture.name})\n"
     print(report)
     if arguments.json:
         arguments.json.write_text(json.dumps([as_json(cell) for cell in cells], indent=1) + "\n")
     if arguments.markdown:
         arguments.markdown.write_text(report)
-    if arguments.picture:
-        draw(cells, arguments.picture)
     faults = [
         f"{cell.type}, KV cache {cell.kv}, {isa}, {feed}: {fault}"
         for cell in cells
