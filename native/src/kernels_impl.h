@@ -132,9 +132,6 @@ INGLE_INLINE void add_panel(const uint8_t* panel, int64_t u, int g, Simd::Table 
   constexpr Format f = kFormats[K];
   const uint8_t* subs = panel + f.unit_at(u);
   const uint8_t* planes = subs + (f.super() ? kSuper : 0) + size_t(g) * f.group_bytes();
-  // By rising addresses, one stream after the other, as the codes are read: another order is slower.
-  if (g == 0 && !(u & 1)) prefetch_ahead<f.header_bytes()>(panel + f.scale_at(u));
-  if (f.super() && g == 0) prefetch_ahead<kSuper>(subs);
   prefetch_ahead<f.group_bytes()>(planes);
   for (int s = 0; s < kParts; ++s) {
     const int offset = 2 * Simd::kLanes * s;
@@ -166,6 +163,10 @@ INGLE_INLINE void plane_block(const Panels& w, const int64_t (&panel)[P], const 
   const Simd::Table table = lookup_table<K>();
   const int64_t units = w.k / f.unit_columns();
   for (int64_t u = 0; u < units; ++u) {
+    for (int p = 0; p < P; ++p) {
+      prefetch_ahead<f.header_bytes()>(base[p] + f.scale_at(u));
+      if constexpr (f.super()) prefetch_ahead<kSuper>(base[p] + f.unit_at(u));
+    }
     for (int g = 0; g < groups; ++g, x += m) {
       if constexpr (One) {
 #pragma GCC unroll 4
