@@ -25,14 +25,14 @@ struct alignas(64) TileConfig {
 };
 
 constexpr int kTileBytes = 1024;
-constexpr int64_t kPairs = 16;     // pairs of panels that share one pass over the activations
-constexpr int64_t kRowBlocks = 8;  // blocks of rows for which weights are dequantised once
+constexpr int64_t kSums = 128;  // pairs of panels that share one pass over the activations, times blocks of rows in it
+constexpr int64_t kInCache = 1 << 20;  // activations of so many bytes stay in the L2 cache from pass to pass
 
 using Sums = float[4][16][16];  // of 32 rows and a pair of panels: upper left, upper right, lower left, lower right
 
 struct Scratch {
   alignas(64) uint8_t weights[2][2 * kTileDepth * kTileBytes];  // of this step and of the next one
-  alignas(64) Sums sums[kPairs * kRowBlocks];                // they stay in the L2 cache, with the rows of one step
+  alignas(64) Sums sums[kSums];                                 // they stay in the L2 cache, with the rows of one step
 };
 
 // One for each thread, taken at its first product and kept.
@@ -167,7 +167,7 @@ INGLE_INLINE void dequantise_tiles(const Step& step, const Step& after, int64_t 
   }
 }
 
-// At most kRowBlocks blocks of rows by at most kPairs pairs of panels. While the tiles of one step are multiplied, those
+// At most kSums blocks of rows times pairs of panels. While the tiles of one step are multiplied, those
 // of the next are dequantised, a few for each block of rows: two units of the core that work at the same time.
 // `panel(pair, side)` is where the codes of a panel begin; `finish(block, pair, sums)` takes what is done.
 template <int K, class Panel, class Finish>
@@ -208,11 +208,14 @@ INGLE_INLINE void multiply_all(const uint16_t* tiles, int64_t m, int64_t k, int6
   if (pair_begin >= pair_end) return;
   const TileConfig config;
   __asm__ volatile("ldtilecfg %0" : : "m"(config));
-  const int64_t blocks = (m + kTileRows - 1) / kTileRows;
-  for (int64_t b = 0; b < blocks; b += kRowBlocks) {
-    for (int64_t p = pair_begin; p < pair_end; p += kPairs) {
-      multiply_region<K>(tiles, m, k / kGroup * tile_parts(K), b, b + kRowBlocks < blocks ? b + kRowBlocks : blocks, p,
-                         p + kPairs < pair_end ? p + kPairs : pair_end, panel, finish);
+  const int64_t blocks = (m + kTileRows - 1) / kTileRows, groups = k / kGroup * tile_parts(K);
+  // The more rows, the fewer times weights are dequantised; the fewer, the fewer times all rows are read.
+  const bool stay = blocks * groups * kTileBlock * 2 <= kInCache, few = pair_end - pair_begin <= 32;
+  const int64_t n_blocks = stay || few ? 16 : 8, n_pairs = kSums / n_blocks;
+  for (int64_t b = 0; b < blocks; b += n_blocks) {
+    for (int64_t p = pair_begin; p < pair_end; p += n_pairs) {
+      multiply_region<K>(tiles, m, groups, b, b + n_blocks < blocks ? b + n_blocks : blocks, p,
+                         p + n_pairs < pair_end ? p + n_pairs : pair_end, panel, finish);
     }
   }
   __asm__ volatile("tilerelease" : :);
