@@ -49,6 +49,11 @@ struct Held {
   int64_t n_bytes = 0;
 };
 
+// The blocks of all passes, in order: their matrices are shared with the objects that they were given in.
+struct Linked {
+  std::vector<std::pair<AttentionBlock, FeedForwardBlock>> passes;
+};
+
 // A state and the array over its delta, made once a call.
 struct PyState {
   State state;
@@ -297,6 +302,14 @@ void bind_decoder(nb::module_& m) {
   nb::class_<PyState>(m, "State")
       .def_ro("delta", &PyState::delta, "float32 [N, E], no copy")
       .def_prop_ro("n_rows", [](const PyState& state) { return state.state.n_rows; });
+  nb::class_<Linked>(m, "Linked", "The blocks of all passes, in order.")
+      .def(nb::init<>())
+      .def(
+          "add_pass",
+          [](Linked& linked, const Held<AttentionBlock>& attention, const Held<FeedForwardBlock>& feed_forward) {
+            linked.passes.emplace_back(attention.block, feed_forward.block);
+          },
+          "attention"_a, "feed_forward"_a);
   nb::class_<Decoder>(m, "Decoder", "The four verbs; see native/src/decoder.h.")
       .def(nb::init<Spec, int>(), "spec"_a, "threads"_a)
       .def_prop_ro("n_threads", &Decoder::n_threads)
@@ -330,6 +343,15 @@ void bind_decoder(nb::module_& m) {
             decoder.feed_forward(block.block, state.state, pass);
           },
           released, "block"_a, "state"_a, "pass_index"_a)
+      .def(
+          "run_linked",
+          [](Decoder& decoder, const Linked& linked, const PyState& state) {
+            for (int64_t pass = 0; const auto& [attention, feed_forward] : linked.passes) {
+              decoder.attention(attention, state.state, pass);
+              decoder.feed_forward(feed_forward, state.state, pass++);
+            }
+          },
+          released, "linked"_a, "state"_a, "Both verbs of every pass, in one call.")
       .def("logits", &logits, "output"_a, "state"_a, "wanted"_a.noconvert());
 }
 

@@ -6,7 +6,7 @@ import dataclasses
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 import toys
 from ingle.backends.base import Rows
+from ingle.backends.native import NativeBackend
 from ingle.backends.reference import ReferenceBackend
 from ingle.engine.comm import Alone
-from ingle.engine.runner import Runner
+from ingle.engine.runner import FEW, Runner
 from ingle.engine.weights import Resident
 from ingle.errors import UsageError
 from ingle.models.checkpoint import Checkpoint, open_checkpoint
@@ -212,3 +213,32 @@ def test_two_devices_give_what_one_gives(checkpoint: Checkpoint) -> None:
         thread.join()
     for rank in range(2):
         np.testing.assert_allclose(results[rank], expected[3:], atol=2e-5)
+
+
+class Calls:
+    """A backend that tells what was called, without the methods in `lacking`."""
+
+    def __init__(self, inner: NativeBackend, *lacking: str) -> None:
+        self.inner, self.lacking = inner, lacking
+        self.called: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.lacking:
+            raise AttributeError(name)
+        self.called.append(name)
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("schedule", [(0, 1), (0, 0, 1)])
+def test_few_rows_take_one_call_and_give_the_same_bits(checkpoint: Checkpoint, schedule: tuple[int, ...]) -> None:
+    checkpoint.spec = dataclasses.replace(checkpoint.spec, schedule=schedule)
+    backends = [Calls(NativeBackend(checkpoint.spec, 2)), Calls(NativeBackend(checkpoint.spec, 2), "run_linked")]
+    linked, apart = (
+        runner_of(checkpoint, backend=backend, weights=Resident(checkpoint, cast(Any, backend.inner)))
+        for backend in backends
+    )
+    for start, n in ((0, 7), (7, 1), (8, 1), (0, FEW), (0, FEW + 1)):
+        rows = Rows.of_slot(0, start, [3 + (start + i) % 20 for i in range(n)])
+        np.testing.assert_array_equal(linked.forward(rows, [n - 1]), apart.forward(rows, [n - 1]))
+    assert [backend.called.count("run_linked") for backend in backends] == [5, 0]
+    assert [backend.called.count("attention") for backend in backends] == [1, 5]

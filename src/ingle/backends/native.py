@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -145,6 +145,16 @@ class NativeBackend:
             self._decoder.feed_forward(block, state, pass_index)
         except TypeError:
             raise _misused("feed_forward", "a feed-forward block, a state and a pass") from None
+
+    def link(self, blocks: Sequence[Any]) -> _core.Linked:
+        """All blocks as one, for `run_linked`; see `ingle.backends.base.Linking`."""
+        linked = _core.Linked()
+        for attention, feed_forward in zip(blocks[::2], blocks[1::2], strict=True):
+            linked.add_pass(attention, feed_forward)
+        return linked
+
+    def run_linked(self, linked: _core.Linked, state: State) -> None:
+        self._decoder.run_linked(linked, state)
 
     def logits(self, output: _core.Output, state: State, wanted: NDArray[np.int32]) -> NDArray[np.float32]:
         indices = _int32(wanted, "wanted rows")

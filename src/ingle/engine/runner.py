@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ingle.backends.base import Backend, Cache, Rows
+from ingle.backends.base import Backend, Cache, Rows, State
 from ingle.engine.comm import Comm
 from ingle.engine.weights import Weights
 from ingle.errors import UsageError
 from ingle.models.spec import Spec
 
 __all__ = ["Runner"]
+
+FEW = 16  # rows: with more, what calls cost is not seen, and one call for all passes would keep Ctrl-C waiting
 
 
 class Runner:
@@ -43,24 +45,32 @@ class Runner:
 
         Keys and values of all rows are in the cache afterwards. With nothing wanted the output matrix is not read.
         """
-        backend, weights, cache = self.backend, self.weights, self.cache
-        attention, feed_forward, block = backend.attention, backend.feed_forward, weights.block
-        # Alone, not even `state.delta` is asked for: it may cost a call into the native core.
-        together = self.comm.n_ranks > 1
-        sum_attention = together and not self.spec.parallel  # in parallel blocks one sum serves both halves
+        backend, weights = self.backend, self.weights
         with self.lock:
             if self.closed:
                 raise UsageError("The model was closed; load it again.")
-            state = backend.embed(weights.embedding, rows, cache)
-            for pass_index in range(self.spec.n_passes):
-                with block(2 * pass_index) as weight:
-                    attention(weight, state, pass_index)
-                if sum_attention:
-                    self.comm.sum(state.delta)
-                with block(2 * pass_index + 1) as weight:
-                    feed_forward(weight, state, pass_index)
-                if together:
-                    self.comm.sum(state.delta)
+            state = backend.embed(weights.embedding, rows, self.cache)
+            run_linked = getattr(backend, "run_linked", None)
+            if len(rows) <= FEW and self.comm.n_ranks == 1 and run_linked is not None and weights.linked is not None:
+                run_linked(weights.linked, state)
+            else:
+                self._run(backend, state)
             if not len(wanted):
                 return np.empty((0, self.spec.n_vocab), np.float32)
             return backend.logits(weights.output, state, np.asarray(wanted, dtype=np.int32))
+
+    def _run(self, backend: Backend, state: State) -> None:
+        """All passes, block by block."""
+        attention, feed_forward, block = backend.attention, backend.feed_forward, self.weights.block
+        # Alone, not even `state.delta` is asked for: it may cost a call into the native core.
+        together = self.comm.n_ranks > 1
+        sum_attention = together and not self.spec.parallel  # in parallel blocks one sum serves both halves
+        for pass_index in range(self.spec.n_passes):
+            with block(2 * pass_index) as weight:
+                attention(weight, state, pass_index)
+            if sum_attention:
+                self.comm.sum(state.delta)
+            with block(2 * pass_index + 1) as weight:
+                feed_forward(weight, state, pass_index)
+            if together:
+                self.comm.sum(state.delta)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from ingle.backends.base import Backend
+from ingle.backends.base import Backend, Linking
 from ingle.models.checkpoint import Checkpoint
 
 __all__ = ["Resident", "Weights"]
@@ -24,6 +24,11 @@ class Weights(Protocol):
 
     @property
     def output(self) -> Any: ...
+
+    @property
+    def linked(self) -> Any:
+        """All blocks as one, for `Linking.run_linked`; None where blocks come and go, or the backend cannot."""
+        ...
 
     def block(self, index: int) -> AbstractContextManager[Any]: ...
 
@@ -71,6 +76,8 @@ class Resident:
             held[layer] = (_Held(attention), _Held(feed_forward))
         self.output: Any = loaded(backend.load_output(checkpoint.output(), self.embedding))
         self._blocks = [block for layer in schedule for block in held[layer]]
+        blocks = [held.block for held in self._blocks]
+        self.linked: Any = backend.link(blocks) if isinstance(backend, Linking) else None
 
     def block(self, index: int) -> AbstractContextManager[Any]:
         """Block `index` of 2P: attention and feed-forward take turns."""
