@@ -20,16 +20,21 @@ MAY_IMPORT = {
     "text": {"errors", "files", "gguf"},
     "backends": {"errors", "gguf", "models"},
     "engine": {"errors", "gguf", "models", "backends", "text"},
+    "server": {"errors", "files", "models", "text", "engine"},
     "train": {"errors", "files", "gguf", "models", "text"},
     "evaluate": {"errors", "files", "models", "text", "backends", "engine"},
 }
 NATIVE = {"gguf", "backends", "engine"}  # may load ingle._core
 LIBRARIES = {"numpy", "gguf", "tokenizers", "jinja2", "safetensors", "click", "rich", "prompt_toolkit", "llguidance"}
 ONLY_IN_CLI = {"click", "rich", "prompt_toolkit"}
-# What the extras `train` and `eval` bring, by the parts that may import it. Nothing else may need it.
+# What the extras `serve`, `train` and `eval` bring, by the parts that may import it. Nothing else may need it.
 OF_EXTRAS = {
     **{name: {"train"} for name in ("torch", "torchao", "transformers", "pyarrow", "psutil")},
     "lm_eval": {"evaluate"},
+    **{
+        name: {"server"}
+        for name in ("fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "cryptography", "segno")
+    },
     **{name: {"train", "evaluate"} for name in ("datasets", "matplotlib", "scipy")},
 }
 
