@@ -299,14 +299,14 @@ void quantise(const float* x, int64_t groups, ActivationGroup* out, int64_t step
     const bool use = top < kInfinity && largest >= kTiny;
     const float inverse = use ? 127.0f / largest : 0.0f;
     int32_t q[kGroup] = {}, sum[2] = {};
+    int8_t bytes[kGroup];  // bytes may be anybody's: stored to `out` one by one, they would be in the way of all else
     for (int i = 0; use && i < kGroup; i += Simd::kLanes) {
       const I codes = Simd::round(Simd::load_f32(x + i) * inverse);
       __builtin_memcpy(q + i, &codes, sizeof codes);
+      sum[i / 16] += Simd::total((Simd::S)codes);
     }
-    for (int i = 0; i < kGroup; ++i) {
-      sum[i / 16] += q[i];
-      out->q[i] = int8_t(q[i]);
-    }
+    for (int i = 0; i < kGroup; ++i) bytes[i] = int8_t(q[i]);
+    __builtin_memcpy(out->q, bytes, sizeof bytes);
     out->scale = top >= kInfinity ? __builtin_nanf("") : use ? largest / 127.0f : 0.0f;
     for (int h = 0; h < 2; ++h) out->sum[h] = float(sum[h]);
     out->sum[2] = float(sum[0] + sum[1]);

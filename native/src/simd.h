@@ -72,6 +72,18 @@ struct Vectors {
     return (I)((S)(x + 12582912.0f) - 0x4b400000);  // 1.5 * 2^23: the low bits of the sum are the nearest integer
   }
 
+  // The sum of the lanes, by halves.
+  template <class V>
+  INGLE_INLINE int32_t total(V v) {
+    if constexpr (sizeof v == 16) {
+      return (v[0] + v[2]) + (v[1] + v[3]);
+    } else {
+      Of<int32_t, sizeof v / 2> half[2];
+      __builtin_memcpy(half, &v, sizeof v);
+      return total(half[0] + half[1]);
+    }
+  }
+
   // Bytes, four to a lane, each shifted right (left if negative) and masked.
   INGLE_INLINE I field(I v, int right, uint32_t mask) {
     return (I)((right < 0 ? (U)v << -right : (U)v >> right) & mask * 0x01010101u);
