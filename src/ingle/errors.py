@@ -12,6 +12,8 @@
     ├── ContextError          more tokens than the context holds
     ├── MemoryLimitError      the memory needed is not there
     ├── BackendError          a backend is missing or was misused
+    ├── BusyError             more was asked at once than can be answered; later it can be
+    ├── ClosedError           what should answer is closing, or closed
     ├── DataError             data to train on or to measure with cannot be used
     └── TrainingError         a training run cannot begin, or cannot go on
 
@@ -23,7 +25,9 @@ from __future__ import annotations
 
 __all__ = [
     "BackendError",
+    "BusyError",
     "CheckpointError",
+    "ClosedError",
     "ContextError",
     "DataError",
     "GGUFError",
@@ -85,6 +89,21 @@ class MemoryLimitError(IngleError):
 
 class BackendError(IngleError):
     """A backend is missing, or was given what it cannot compute."""
+
+
+class BusyError(IngleError):
+    """More was asked at once than can be answered or kept waiting.
+
+    retry_after_s: in about so many seconds there will be room.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ClosedError(IngleError):
+    """What should answer takes no more, or was closed before the answer had ended."""
 
 
 class DataError(IngleError):
