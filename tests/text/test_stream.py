@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_vocabularies import spm_tokenizer
 
 from ingle.errors import UsageError
 from ingle.text import StopScanner, TextStream, Tokenizer
@@ -77,6 +78,31 @@ def test_the_first_space_of_sentencepiece_is_kept_in_a_continuation() -> None:
         assert "".join(stream.push(i) for i in (1, 3, 3)) == expected
     without = Tokenizer.from_metadata(metadata | {"tokenizer.ggml.add_space_prefix": False})
     assert TextStream(without).push(3) == " a"
+
+
+SENTENCEPIECE = spm_tokenizer()
+BYTES_OF_E = st.sampled_from([3 + 0xC3, 3 + 0xA9])  # the two bytes of an e with an acute accent, whole or not
+
+
+@settings(deadline=None)
+@given(
+    st.lists(BYTES_OF_E | st.sampled_from([0, 1, 2, 259, 260, 265, 270, 275, 287]), max_size=12),
+    st.booleans(),
+    st.booleans(),
+)
+def test_spaces_control_tokens_and_parts_of_characters_in_any_order(ids: list[int], skip: bool, goes_on: bool) -> None:
+    raw, strip = b"", not goes_on
+    for token_id in ids:
+        if not SENTENCEPIECE.is_control(token_id):
+            word = SENTENCEPIECE.token_bytes(token_id)
+            raw += word.removeprefix(b" ") if strip else word
+            strip = False
+        elif not skip:
+            raw += SENTENCEPIECE.token_bytes(token_id)
+            strip = True
+    stream = TextStream(SENTENCEPIECE, skip_special=skip, continuation=goes_on)
+    pieces = [stream.push(token_id) for token_id in ids] + [stream.finish()]
+    assert "".join(pieces) == raw.decode("utf-8", "replace")
 
 
 ALPHABET = st.text("ab\n", max_size=12)

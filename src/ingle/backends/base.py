@@ -57,6 +57,11 @@ class Rows:
             tokens=ids,
         )
 
+    def part(self, start: int, stop: int) -> Rows:
+        """These rows with the indices start .. stop - 1, which have tokens: views, nothing is copied."""
+        assert self.tokens is not None
+        return Rows(self.slots[start:stop], self.positions[start:stop], self.tokens[start:stop])
+
     @staticmethod
     def join(parts: list[Rows]) -> Rows:
         """Rows of several slots in one call; all parts have tokens."""

@@ -209,23 +209,25 @@ def _decode(
     n_max = room if request.max_tokens is None else min(room, request.max_tokens)
     n_vocab = min(runner.spec.n_vocab, tokenizer.n_vocab)  # some matrices are padded with rows that are no tokens
     meter.stats = replace(meter.stats, cached_tokens=len(slot.tokens))
+    # The prompt and its answer, as far as it is known. What a step computes are views of it: arrays made for each step
+    # would take 20 us, with caches that the weights have just gone through.
+    n_known = len(request.prompt)
+    sequence = np.zeros(n_known + n_max, np.int32)
+    sequence[:n_known] = request.prompt
+    rows = Rows.of_slot(slot.index, 0, sequence)
     resumed = perf_counter()
-    logits = _prefill(runner, slot, chunk, request, meter)
+    logits = _prefill(runner, slot, chunk, request, rows, meter)
     if logits is None:
         return
     prefill_s = perf_counter() - resumed
     decode_s = 0.0
-    history = list(request.prompt)
     for index in range(n_max):
-        if index:
-            resumed = perf_counter()
-            logits = runner.forward(Rows.of_slot(slot.index, len(slot.tokens), history[-1:]), [0])
-            slot.tokens.append(history[-1])
         allowed = None if matcher is None else matcher.mask()[:n_vocab]
-        sample = sampler.sample(logits[0, :n_vocab], history, allowed)
+        sample = sampler.sample(logits[0, :n_vocab], sequence[:n_known], allowed)
         if matcher is not None:
             matcher.advance(sample.token_id)
-        history.append(sample.token_id)
+        sequence[n_known] = sample.token_id
+        n_known += 1
         ends = sample.token_id in tokenizer.eog_ids and not request.ignore_eos
         text, stopped = writer.write(sample.token_id, last=ends or index + 1 == n_max)
         reason: FinishReason | None = "eos" if ends else "stop" if stopped else "length" if index + 1 == n_max else None
@@ -245,6 +247,9 @@ def _decode(
         yield Token(text, sample.token_id, sample.logprob, index, now - meter.began, stats, reason)
         if reason is not None or meter.cancelled:
             return
+        resumed = perf_counter()
+        logits = runner.forward(rows.part(n_known - 1, n_known), [0])
+        slot.tokens.append(sample.token_id)
 
 
 class Writer:
@@ -274,7 +279,9 @@ def chunk_rows(spec: Spec) -> int:
     return min(CHUNK, max(64, int(CHUNK_OPERATIONS / (2 * weights)) // 64 * 64))
 
 
-def _prefill(runner: Runner, slot: Slot, chunk: int, request: Request, meter: _Meter) -> NDArray[np.float32] | None:
+def _prefill(
+    runner: Runner, slot: Slot, chunk: int, request: Request, rows: Rows, meter: _Meter
+) -> NDArray[np.float32] | None:
     """Compute what the slot does not hold of the prompt: its last logits [1, V], or None when it was cancelled."""
     prompt = request.prompt
     logits = None
@@ -284,7 +291,7 @@ def _prefill(runner: Runner, slot: Slot, chunk: int, request: Request, meter: _M
         tokens = list(prompt[start : start + chunk])
         end = start + len(tokens)
         wanted = [len(tokens) - 1] if end == len(prompt) else []
-        logits = runner.forward(Rows.of_slot(slot.index, start, tokens), wanted)
+        logits = runner.forward(rows.part(start, end), wanted)
         slot.tokens.extend(tokens)  # after the call: what was interrupted does not count as computed
         if start == slot.n_exact and len(tokens) == chunk:
             slot.n_exact = end

@@ -102,7 +102,10 @@ class Sampler:
         self._step = 0
 
     def sample(
-        self, logits: NDArray[np.float32], history: Sequence[int] = (), allowed: NDArray[np.bool_] | None = None
+        self,
+        logits: NDArray[np.float32],
+        history: Sequence[int] | NDArray[np.int32] = (),
+        allowed: NDArray[np.bool_] | None = None,
     ) -> Sample:
         """Draw the next token from logits float32 [V].
 
@@ -118,7 +121,7 @@ class Sampler:
             last = history if p.repeat_last_n < 0 else history[-p.repeat_last_n :]
             recent = np.asarray(last, dtype=np.int32)
         assert p.seed is not None
-        u = uniform(p.seed, self._step)
+        u = uniform(p.seed, self._step) if p.temperature else 0.0  # nothing is drawn at temperature 0
         self._step += 1
         rest = recent, p.repeat_penalty, p.top_k, p.top_p, p.min_p, p.temperature, u
         if allowed is None:

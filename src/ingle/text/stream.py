@@ -26,9 +26,19 @@ class TextStream:
         self._skip_special = skip_special
         self._strip_space = tokenizer.space_prefix and not continuation
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._plain = not self._strip_space  # no space is to be taken away, and no part of a character waits
 
     def push(self, token_id: int) -> str:
         """Add one token; returns the text that is now certain, "" in the middle of a character."""
+        if self._plain:
+            whole = self._tokenizer.whole_text(token_id)
+            if whole is not None:
+                return whole
+        text = self._push(token_id)
+        self._plain = not (self._strip_space or self._decoder.getstate()[0])
+        return text
+
+    def _push(self, token_id: int) -> str:
         text = self._tokenizer.token_bytes(token_id)
         if self._tokenizer.is_control(token_id):
             if self._skip_special:
@@ -42,6 +52,7 @@ class TextStream:
 
     def finish(self) -> str:
         """No more tokens will come: what is left of an unfinished character, as U+FFFD."""
+        self._plain = not self._strip_space
         return self._decoder.decode(b"", final=True)
 
 
@@ -61,6 +72,8 @@ class StopScanner:
 
     def push(self, text: str) -> tuple[str, bool]:
         """Add text; returns the text that is certain to come before any stop string, and whether one was found."""
+        if not self._stops:
+            return text, False
         if self.stopped:
             return "", True
         text = self._held + text

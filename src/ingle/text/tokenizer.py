@@ -41,7 +41,7 @@ class Tokenizer:
         # A single character cannot be told from text, nor broken by a marker.
         self._finder = TokenFinder({text: token_id for text, token_id in self._control.items() if len(text) > 1})
         self._rstrip_control = rstrip_control
-        self._bytes: dict[int, bytes] = {}
+        self._whole: dict[int, str | None] = {}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> Tokenizer:
@@ -174,10 +174,13 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """What a token adds to the output: UTF-8, possibly a part of a character."""
-        found = self._bytes.get(token_id)
-        if found is None:
-            found = self._bytes[token_id] = self._model.token_bytes(token_id, self.token_text(token_id))
-        return found
+        return self._model.token_bytes(token_id, self.token_text(token_id))
+
+    def whole_text(self, token_id: int) -> str | None:
+        """The text that a token is by itself; None for control tokens, and for bytes that are no whole characters."""
+        if token_id not in self._whole:
+            self._whole[token_id] = None if self.is_control(token_id) else _decoded(self.token_bytes(token_id))
+        return self._whole[token_id]
 
     def token_text(self, token_id: int) -> str:
         """The token as the vocabulary writes it (with U+2581 or byte letters)."""
@@ -195,6 +198,14 @@ class Tokenizer:
         if add_special and self.add_eos and self.eos_id is not None and ids[-1:] != [self.eos_id]:
             ids = [*ids, self.eos_id]
         return ids
+
+
+def _decoded(data: bytes) -> str | None:
+    """UTF-8 as text, or None where it is not whole characters."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _well_formed(text: str) -> str:
