@@ -33,7 +33,7 @@ OF_EXTRAS = {
     "lm_eval": {"evaluate"},
     **{
         name: {"server"}
-        for name in ("fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "cryptography", "segno")
+        for name in ("fastapi", "starlette", "uvicorn", "h11", "pydantic", "prometheus_client", "cryptography", "segno")
     },
     **{name: {"train", "evaluate"} for name in ("datasets", "matplotlib", "scipy")},
 }
