@@ -72,38 +72,52 @@ void Decoder::attend(const AttentionBlock& block, int64_t pass, int thread) {
   }
 }
 
+void Decoder::check(const AttentionBlock& block) const {
+  if (block.q.matrix->n != spec_.n_heads * spec_.head_dim || block.k.matrix->n != spec_.n_kv_heads * spec_.head_dim ||
+      block.o.matrix->n != spec_.n_embd)
+    throw BackendError("The attention block was made for another model.");
+}
+
+void Decoder::reserve_attention(const AttentionBlock& block) {
+  const int64_t wide = spec_.n_heads * spec_.head_dim, narrow = spec_.n_kv_heads * spec_.head_dim;
+  q_.reserve(n_ * wide);
+  k_.reserve(n_ * narrow);
+  v_.reserve(n_ * narrow);
+  heads_.reserve(n_ * wide);
+  reserve_inputs({&block.q, &block.k, &block.v}, spec_.n_embd, n_);
+  reserve_inner(block.o, wide, n_);
+  next_tile_.store(0, std::memory_order_relaxed);
+}
+
+void Decoder::attention_part(const AttentionBlock& block, Pending pending, int64_t pass, int thread, int n_threads) {
+  const int64_t wide = spec_.n_heads * spec_.head_dim, narrow = spec_.n_kv_heads * spec_.head_dim;
+  const Input& in = normed_input(block.norm, pending, {&block.q, &block.k, &block.v}, thread, n_threads);
+  multiply(block.q, in, n_, q_.data(), wide, false, thread, n_threads);
+  multiply(block.k, in, n_, k_.data(), narrow, false, thread, n_threads);
+  multiply(block.v, in, n_, v_.data(), narrow, false, thread, n_threads);
+  team_.barrier();
+  keep_joined(thread);
+  if (!plan_.apart) {
+    const int64_t all = spec_.n_heads + spec_.n_kv_heads;
+    const Share items(n_ * all, thread, n_threads);  // head by head, so that pages have one writer
+    for (int64_t item = items.begin; item < items.end; ++item)
+      turn_and_store(block, pass, item % n_, item / n_, item / n_ + 1);
+    team_.barrier();
+  }
+  attend(block, pass, thread);
+  team_.barrier();
+  if (thread == 0) next_tile_.store(0, std::memory_order_relaxed);  // for the next pass, some barriers from here
+  const Input& heads = inner_input(heads_.data(), wide, block.o, thread, n_threads);
+  multiply(block.o, heads, n_, delta_, spec_.n_embd, false, thread, n_threads);
+}
+
 void Decoder::attention(const AttentionBlock& block, const State& state, int64_t pass) {
   const std::lock_guard lock(mutex_);
   check(state, pass);
-  const int64_t width = spec_.n_embd, wide = spec_.n_heads * spec_.head_dim, narrow = spec_.n_kv_heads * spec_.head_dim;
-  if (block.q.matrix->n != wide || block.k.matrix->n != narrow || block.o.matrix->n != width)
-    throw BackendError("The attention block was made for another model.");
-  float *q = q_.reserve(n_ * wide), *k = k_.reserve(n_ * narrow), *v = v_.reserve(n_ * narrow);
-  float* heads = heads_.reserve(n_ * wide);
-  reserve_inputs({&block.q, &block.k, &block.v}, width, n_);
-  reserve_inner({&block.o}, wide, n_);
-  next_tile_.store(0, std::memory_order_relaxed);
-
-  team_.run([&](int thread, int n_threads) {
-    const Input& in = normed_input(block.norm, true, thread, n_threads);
-    multiply(block.q, in, n_, q, wide, false, thread, n_threads);
-    multiply(block.k, in, n_, k, narrow, false, thread, n_threads);
-    multiply(block.v, in, n_, v, narrow, false, thread, n_threads);
-    team_.barrier();
-    keep_joined(thread);
-    if (!plan_.apart) {
-      const int64_t all = spec_.n_heads + spec_.n_kv_heads;
-      const Share items(n_ * all, thread, n_threads);  // head by head, so that pages have one writer
-      for (int64_t item = items.begin; item < items.end; ++item)
-        turn_and_store(block, pass, item % n_, item / n_, item / n_ + 1);
-      team_.barrier();
-    }
-    attend(block, pass, thread);
-    team_.barrier();
-    multiply(block.o, inner_input(heads, wide, thread, n_threads), n_, delta_, width, false, thread, n_threads);
-  });
-  pending_ = true;
-  pending_norm_ = block.post_norm;
+  check(block);
+  reserve_attention(block);
+  team_.run([&](int thread, int n_threads) { attention_part(block, pending_, pass, thread, n_threads); });
+  keep_pending(block.post_norm);
 }
 
 }  // namespace ingle

@@ -51,7 +51,7 @@ struct Held {
 
 // The blocks of all passes, in order: their matrices are shared with the objects that they were given in.
 struct Linked {
-  std::vector<std::pair<AttentionBlock, FeedForwardBlock>> passes;
+  Passes passes;
 };
 
 // A state and the array over its delta, made once a call.
@@ -346,10 +346,7 @@ void bind_decoder(nb::module_& m) {
       .def(
           "run_linked",
           [](Decoder& decoder, const Linked& linked, const PyState& state) {
-            for (int64_t pass = 0; const auto& [attention, feed_forward] : linked.passes) {
-              decoder.attention(attention, state.state, pass);
-              decoder.feed_forward(feed_forward, state.state, pass++);
-            }
+            decoder.run_passes(linked.passes, state.state);
           },
           released, "linked"_a, "state"_a, "Both verbs of every pass, in one call.")
       .def("logits", &logits, "output"_a, "state"_a, "wanted"_a.noconvert());

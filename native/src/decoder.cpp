@@ -125,51 +125,48 @@ void Decoder::norm(const Norm& weights, const float* x, float* y) const {
 }
 
 // x += delta; the delta is normed in place where the family wants that.
-void Decoder::join(float* x, float* delta) const {
-  if (pending_norm_) norm(*pending_norm_, delta, delta);
+void Decoder::join(float* x, float* delta, const Norm* post_norm) const {
+  if (post_norm) norm(*post_norm, delta, delta);
   ops_.add(x, delta, spec_.n_embd);
 }
 
-void Decoder::reserve_inputs(std::initializer_list<const Linear*> readers, int64_t k, int64_t n) {
+void Decoder::keep_pending(const std::shared_ptr<const Norm>& norm) {
+  pending_ = {true, norm.get()};
+  pending_norm_ = norm;
+}
+
+void Decoder::reserve_inputs(const Readers& readers, int64_t k, int64_t n) {
+  if (alone()) return;
   normed_.reserve(n * k);
-  for (Own& own : own_) {
-    own.x.reserve(k);
-    own.normed.reserve(k);
-  }
-  for (const Linear* w : readers) {
-    if (!w->matrix) continue;
-    input_.reserve(*w->matrix, n, k);
-    if (alone())
-      for (Own& own : own_) own.input.reserve(*w->matrix, 1, k);
-  }
+  for (const Linear* w : readers)
+    if (w->matrix) input_.reserve(*w->matrix, n, k);
 }
 
-void Decoder::reserve_inner(std::initializer_list<const Linear*> readers, int64_t k, int64_t n) {
-  for (const Linear* w : readers) {
-    inner_input_.reserve(*w->matrix, n, k);
-    if (alone())
-      for (Own& own : own_) own.inner.reserve(*w->matrix, 1, k);
-  }
+void Decoder::reserve_inner(const Linear& reader, int64_t k, int64_t n) {
+  if (!alone()) inner_input_.reserve(*reader.matrix, n, k);
 }
 
-const Input& Decoder::normed_input(const Norm& weights, bool joining, int thread, int n_threads) {
+const Input& Decoder::normed_input(const Norm& weights, Pending pending, const Readers& readers, int thread,
+                                   int n_threads) {
   const int64_t width = spec_.n_embd;
   if (alone()) {
     Own& own = own_[static_cast<size_t>(thread)];
-    float *x = own.x.data(), *normed = own.normed.data();
+    float *x = own.x.reserve(width), *normed = own.normed.reserve(width);
     std::memcpy(x, x_, static_cast<size_t>(width) * sizeof(float));
-    own.joined = joining && pending_;
+    own.joined = pending.any;
     if (own.joined) {
       std::memcpy(normed, delta_, static_cast<size_t>(width) * sizeof(float));
-      join(x, normed);
+      join(x, normed, pending.norm);
     }
     norm(weights, x, normed);
+    for (const Linear* w : readers)
+      if (w->matrix) own.input.reserve(*w->matrix, 1, width);
     own.input.prepare(normed, width, 0, 1);
     return own.input;
   }
   const Share rows(n_, thread, n_threads);
   for (int64_t i = rows.begin; i < rows.end; ++i) {
-    if (joining && pending_) join(x_ + i * width, delta_ + i * width);
+    if (pending.any) join(x_ + i * width, delta_ + i * width, pending.norm);
     norm(weights, x_ + i * width, normed_.data() + i * width);
   }
   team_.barrier();
@@ -185,9 +182,10 @@ void Decoder::keep_joined(int thread) {
     std::memcpy(x_, own.x.data(), static_cast<size_t>(spec_.n_embd) * sizeof(float));
 }
 
-const Input& Decoder::inner_input(const float* x, int64_t k, int thread, int n_threads) {
+const Input& Decoder::inner_input(const float* x, int64_t k, const Linear& reader, int thread, int n_threads) {
   if (alone()) {
     Input& mine = own_[static_cast<size_t>(thread)].inner;
+    mine.reserve(*reader.matrix, 1, k);
     mine.prepare(x, k, 0, 1);
     return mine;
   }
@@ -231,7 +229,7 @@ State Decoder::embed(const Embedding& block, const int32_t* tokens, const float*
   }
   delta_ = delta_buffer_->data();
   n_ = n;
-  pending_ = false;
+  pending_ = {};
   pending_norm_.reset();
   const auto begin = [&](int thread, int n_threads) {
     const Share rows(n, thread, n_threads);
@@ -255,6 +253,39 @@ State Decoder::embed(const Embedding& block, const int32_t* tokens, const float*
   return {id_, n, delta_buffer_};
 }
 
+// Between two blocks threads meet once: that is a microsecond less than to leave a region and to enter the next one.
+void Decoder::run_passes(const Passes& passes, const State& state) {
+  if (passes.empty()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    check(state, static_cast<int64_t>(passes.size()) - 1);
+    if (alone()) {
+      for (const auto& [attention, feed_forward] : passes) {
+        check(attention);
+        check(feed_forward);
+      }
+      reserve_attention(passes[0].first);
+      reserve_feed_forward(passes[0].second);
+      team_.run([&](int thread, int n_threads) {
+        Pending pending = pending_;
+        for (int64_t pass = 0; const auto& [attention, feed_forward] : passes) {
+          if (pass > 0) team_.barrier();
+          attention_part(attention, pending, pass++, thread, n_threads);
+          team_.barrier();
+          pending = {true, attention.post_norm.get()};
+          feed_forward_part(feed_forward, pending, thread, n_threads);
+          pending.norm = feed_forward.post_norm.get();
+        }
+      });
+      return keep_pending(passes.back().second.post_norm);
+    }
+  }
+  for (int64_t pass = 0; const auto& [block, next] : passes) {
+    attention(block, state, pass);
+    feed_forward(next, state, pass++);
+  }
+}
+
 void Decoder::logits(const Output& block, const State& state, const int32_t* wanted, int64_t n_wanted, float* out) {
   const std::lock_guard lock(mutex_);
   check(state, 0);
@@ -265,14 +296,15 @@ void Decoder::logits(const Output& block, const State& state, const int32_t* wan
     if (wanted[i] < 0 || wanted[i] >= n_) throw BackendError(range("Row", wanted[i], n_));
   float* normed = normed_.reserve(std::max(n_, n_wanted) * width);
   const bool single = alone() && n_wanted == 1;
-  reserve_inputs({&block.linear}, width, n_wanted);
+  if (!single) input_.reserve(matrix, n_wanted, width);
   team_.run([&](int thread, int n_threads) {
     const Input* in = &input_;
     if (single) {
-      in = &normed_input(block.norm, true, thread, n_threads);
+      in = &normed_input(block.norm, pending_, {&block.linear}, thread, n_threads);
     } else {
       const Share rows(n_, thread, n_threads);
-      for (int64_t i = rows.begin; i < rows.end && pending_; ++i) join(x_ + i * width, delta_ + i * width);
+      for (int64_t i = rows.begin; i < rows.end && pending_.any; ++i)
+        join(x_ + i * width, delta_ + i * width, pending_.norm);
       team_.barrier();
       const Share mine(n_wanted, thread, n_threads);
       for (int64_t i = mine.begin; i < mine.end; ++i) norm(block.norm, x_ + wanted[i] * width, normed + i * width);
@@ -286,7 +318,7 @@ void Decoder::logits(const Output& block, const State& state, const int32_t* wan
       ops_.scale_and_cap(out + i * n_vocab + mine.begin, spec_.logit_scale, spec_.logit_softcap, mine.end - mine.begin);
   });
   if (single) keep_joined(0);
-  pending_ = false;
+  pending_ = {};
   pending_norm_.reset();
 }
 

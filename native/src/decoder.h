@@ -18,6 +18,7 @@
 #include <initializer_list>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "arena.h"
@@ -51,6 +52,14 @@ struct RowPlan {
   std::vector<Buffer> cosines, sines;  // for each rope of the spec: [N, pairs]
 };
 
+using Passes = std::vector<std::pair<AttentionBlock, FeedForwardBlock>>;
+
+// Whether delta has still to join x, and how it is normed first where the family wants that.
+struct Pending {
+  bool any = false;
+  const Norm* norm = nullptr;
+};
+
 class Decoder {
  public:
   // Throws BackendError for a spec that contradicts itself or a number of threads outside 1..1024.
@@ -68,26 +77,41 @@ class Decoder {
   // ingle.backends.base.Rows says and within the cache.
   State embed(const Embedding& block, const int32_t* tokens, const float* hidden, const int32_t* slots,
               const int32_t* positions, int64_t n, std::shared_ptr<Cache> cache);
-  // These throw BackendError for a state that is not the last embed's, or a pass or row that does not exist.
+  // These throw BackendError for a state that is not the last embed's, or a pass or row that does not exist, or a block
+  // of another model.
   void attention(const AttentionBlock& block, const State& state, int64_t pass);
   void feed_forward(const FeedForwardBlock& block, const State& state, int64_t pass);
   void logits(const Output& block, const State& state, const int32_t* wanted, int64_t n_wanted, float* out);
+  // Both verbs of every pass. A single row takes one region for all of them.
+  void run_passes(const Passes& passes, const State& state);
 
  private:
   void check(const State& state, int64_t pass) const;
+  void check(const AttentionBlock& block) const;
+  void check(const FeedForwardBlock& block) const;
   void plan_rows(const int32_t* slots, const int32_t* positions, int64_t n, std::shared_ptr<Cache> cache);
   void run_experts(const FeedForwardBlock& block, const float* scores);
+  void keep_pending(const std::shared_ptr<const Norm>& norm);
 
+  int64_t ff_width() const { return spec_.experts.n_experts > 0 ? spec_.experts.n_ff : spec_.n_ff; }
   // One row that every thread prepares for itself.
   bool alone() const { return n_ == 1 && spec_.experts.n_experts == 0; }
-  void reserve_inputs(std::initializer_list<const Linear*> readers, int64_t k, int64_t n);
-  void reserve_inner(std::initializer_list<const Linear*> readers, int64_t k, int64_t n);
+  using Readers = std::initializer_list<const Linear*>;
+  // Before a region: room for the inputs of `readers`, unless each thread has its own.
+  void reserve_inputs(const Readers& readers, int64_t k, int64_t n);
+  void reserve_inner(const Linear& reader, int64_t k, int64_t n);
+  void reserve_attention(const AttentionBlock& block);
+  void reserve_feed_forward(const FeedForwardBlock& block);
+
+  // Inside a region: a block, without a barrier at its end.
+  void attention_part(const AttentionBlock& block, Pending pending, int64_t pass, int thread, int n_threads);
+  void feed_forward_part(const FeedForwardBlock& block, Pending pending, int thread, int n_threads);
 
   // Inside a region. These two end with the input ready for all threads.
-  const Input& normed_input(const Norm& weights, bool joining, int thread, int n_threads);
-  const Input& inner_input(const float* x, int64_t k, int thread, int n_threads);
+  const Input& normed_input(const Norm& weights, Pending pending, const Readers& readers, int thread, int n_threads);
+  const Input& inner_input(const float* x, int64_t k, const Linear& reader, int thread, int n_threads);
   void keep_joined(int thread);
-  void join(float* x, float* delta) const;
+  void join(float* x, float* delta, const Norm* post_norm) const;
   void norm(const Norm& weights, const float* x, float* y) const;
   void multiply(const Linear& w, const Input& in, int64_t n, float* y, int64_t ldy, bool add, int thread,
                 int n_threads) const;
@@ -109,8 +133,8 @@ class Decoder {
   std::shared_ptr<Buffer> delta_buffer_;
   float* x_ = nullptr;      // [N, E]
   float* delta_ = nullptr;  // [N, E]
-  bool pending_ = false;    // delta has not joined x yet
-  std::shared_ptr<const Norm> pending_norm_;
+  Pending pending_;
+  std::shared_ptr<const Norm> pending_norm_;  // keeps that of pending_
 
   Input input_, inner_input_;
   Buffer x_buffer_, normed_, q_, k_, v_, heads_, gate_, up_, gathered_, expert_out_, scores_;
@@ -121,7 +145,7 @@ class Decoder {
     bool joined = false;
   };
   std::vector<Own> own_;
-  std::atomic<int64_t> next_tile_{0};    // attention tiles are handed out: causal tiles differ in size
+  std::atomic<int64_t> next_tile_{0};  // attention tiles are handed out: causal tiles differ in size
 };
 
 }  // namespace ingle

@@ -66,45 +66,57 @@ void Decoder::run_feed_forward(const FeedForward& ff, const Input& in, int64_t n
     for (int64_t at = mine.begin; at < n * width; at += width)
       ops_.activate(spec_.activation, x + at, ff.gate.matrix ? up + at : nullptr, mine.end - mine.begin);
     team_.barrier();
-    inner = &inner_input(x, width, thread, n_threads);
+    inner = &inner_input(x, width, ff.down, thread, n_threads);
   }
   keep_joined(thread);
   multiply(ff.down, *inner, n, y, spec_.n_embd, add, thread, n_threads);
 }
 
-void Decoder::feed_forward(const FeedForwardBlock& block, const State& state, int64_t pass) {
-  const std::lock_guard lock(mutex_);
-  check(state, pass);
+void Decoder::check(const FeedForwardBlock& block) const {
   const bool mixture = spec_.experts.n_experts > 0;
-  const int64_t embd = spec_.n_embd, width = mixture ? spec_.experts.n_ff : spec_.n_ff;
   const FeedForward& first = mixture && !block.experts.empty() ? block.experts[0] : block.dense;
-  if (!first.up.matrix || first.up.matrix->n != width || first.up.matrix->k != embd ||
+  if (!first.up.matrix || first.up.matrix->n != ff_width() || first.up.matrix->k != spec_.n_embd ||
       mixture != (block.router.matrix != nullptr) ||
       (mixture && static_cast<int64_t>(block.experts.size()) != spec_.experts.n_experts))
     throw BackendError("The feed-forward block was made for another model.");
-  // A parallel block reads the x that attention read, and adds to attention's delta.
-  const bool add = spec_.parallel && pending_;
-  gate_.reserve(n_ * width);
-  up_.reserve(n_ * width);
-  if (mixture) {
-    scores_.reserve(n_ * spec_.experts.n_experts);
-    reserve_inputs({&block.router}, embd, n_);
-  } else {
-    reserve_inputs({&first.gate, &first.up}, embd, n_);
-    reserve_inner({&first.down}, width, n_);
-  }
+}
 
-  team_.run([&](int thread, int n_threads) {
-    const Input& in = normed_input(block.norm, !spec_.parallel, thread, n_threads);
-    if (!mixture) return run_feed_forward(block.dense, in, n_, width, delta_, add, thread, n_threads);
-    const Share rows(n_, thread, n_threads);
-    for (int64_t i = rows.begin; i < rows.end && !add; ++i)
-      std::memset(delta_ + i * embd, 0, static_cast<size_t>(embd) * sizeof(float));
-    multiply(block.router, in, n_, scores_.data(), spec_.experts.n_experts, false, thread, n_threads);
-  });
-  pending_ = true;  // before the experts: should memory fail among them, delta is at least not taken for joined
-  pending_norm_ = block.post_norm;
-  if (mixture) run_experts(block, scores_.data());
+void Decoder::reserve_feed_forward(const FeedForwardBlock& block) {
+  gate_.reserve(n_ * ff_width());
+  up_.reserve(n_ * ff_width());
+  if (spec_.experts.n_experts > 0) {
+    scores_.reserve(n_ * spec_.experts.n_experts);
+    reserve_inputs({&block.router}, spec_.n_embd, n_);
+  } else {
+    reserve_inputs({&block.dense.gate, &block.dense.up}, spec_.n_embd, n_);
+    reserve_inner(block.dense.down, ff_width(), n_);
+  }
+}
+
+// A parallel block reads the x that attention read, and adds to attention's delta.
+void Decoder::feed_forward_part(const FeedForwardBlock& block, Pending pending, int thread, int n_threads) {
+  const int64_t embd = spec_.n_embd;
+  const bool add = spec_.parallel && pending.any;
+  const Pending joining = spec_.parallel ? Pending{} : pending;
+  if (spec_.experts.n_experts == 0) {
+    const Input& in = normed_input(block.norm, joining, {&block.dense.gate, &block.dense.up}, thread, n_threads);
+    return run_feed_forward(block.dense, in, n_, ff_width(), delta_, add, thread, n_threads);
+  }
+  const Input& in = normed_input(block.norm, joining, {&block.router}, thread, n_threads);
+  const Share rows(n_, thread, n_threads);
+  for (int64_t i = rows.begin; i < rows.end && !add; ++i)
+    std::memset(delta_ + i * embd, 0, static_cast<size_t>(embd) * sizeof(float));
+  multiply(block.router, in, n_, scores_.data(), spec_.experts.n_experts, false, thread, n_threads);
+}
+
+void Decoder::feed_forward(const FeedForwardBlock& block, const State& state, int64_t pass) {
+  const std::lock_guard lock(mutex_);
+  check(state, pass);
+  check(block);
+  reserve_feed_forward(block);
+  team_.run([&](int thread, int n_threads) { feed_forward_part(block, pending_, thread, n_threads); });
+  keep_pending(block.post_norm);  // before the experts: should memory fail among them, delta is at least not taken for joined
+  if (spec_.experts.n_experts > 0) run_experts(block, scores_.data());
 }
 
 // Each expert's weights are read once for all rows that chose it. Sums go by rising expert.

@@ -184,7 +184,7 @@ struct Team::Impl {
 
   const int n_threads, spins;
   const uint32_t forks;
-  static constexpr uint32_t kMoveEvery = 64;  // calls between two moves of a thread
+  static constexpr uint32_t kMoveEvery = 2;  // calls between two moves of a thread: a token is a call or two
   const Job* job = nullptr;
   std::exception_ptr failure;
   alignas(64) std::atomic<uint32_t> epoch{0};
