@@ -73,6 +73,8 @@ def limit(file: File, cell: Cell, work: str) -> Value:
     """tokens/s that no engine can pass: reading every weight once a token, or multiplying all the time."""
     if work == "decode":
         return of(FLOOR, "gb_per_s", file.bytes_per_token / 1e9)
+    if not cell.prompt:
+        return lambda _: None
     return of(FLOOR, "gop_per_s", file.prompt_operations(cell.prompt) / cell.prompt / 1e9)
 
 
