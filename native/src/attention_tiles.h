@@ -1,33 +1,12 @@
 // The two products of attention by matrix tiles (AMX): factors are rounded to bfloat16, sums are floats.
 // Included by attention_impl.h where the flags allow it.
 #pragma once
+#include "tile_unit.h"
 #include "vector_math.h"
 #include "vector_ops.h"
 
 namespace ingle {
 namespace {
-
-// The compiler's tile intrinsics do not say that they touch memory (GCC 12), so stores before them may be lost.
-#define INGLE_TILE_LOAD(tile, address, stride) \
-  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(address), "r"(int64_t(stride)) : "memory")
-#define INGLE_TILE_STORE(tile, address, stride) \
-  __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(address), "r"(int64_t(stride)) : "memory")
-#define INGLE_TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile : :)
-#define INGLE_TILE_MULTIPLY(sum, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : :)
-
-// While it lives, this thread has eight tiles of 16 rows of 64 bytes.
-struct UseOfTiles {
-  struct alignas(64) Config {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  };
-  UseOfTiles() {
-    const Config config;
-    __asm__ volatile("ldtilecfg %0" : : "m"(config));
-  }
-  ~UseOfTiles() { __asm__ volatile("tilerelease" : :); }
-};
 
 // c [16, 16 N] (+)= a [16, 32 k] b; the k tiles of a lie in rows that step by lda bytes, those of b by `step` bytes.
 template <int N>

@@ -2,6 +2,7 @@
 #include "simd_avx512.h"
 
 #include "kernels_impl.h"
+#include "tile_unit.h"
 #include "tiles.h"
 
 namespace ingle {
@@ -9,20 +10,6 @@ namespace ingle {
 const VectorOps& vector_ops_amx();  // vector_amx.cpp
 
 namespace {
-
-// The compiler's tile intrinsics do not say that they touch memory (GCC 12), so stores before them may be lost.
-#define INGLE_TILE_LOAD(tile, address) \
-  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(address), "r"(int64_t(64)) : "memory")
-#define INGLE_TILE_STORE(tile, address) \
-  __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(address), "r"(int64_t(64)) : "memory")
-#define INGLE_TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile : :)
-#define INGLE_TILE_MULTIPLY(sum, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : :)
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
 
 constexpr int kTileBytes = 1024;
 constexpr int64_t kSums = 128;  // pairs of panels that share one pass over the activations, times blocks of rows in it
@@ -117,27 +104,27 @@ INGLE_INLINE void multiply_tiles(const uint8_t* rows, const uint8_t* weights, in
     INGLE_TILE_ZERO(2);
     INGLE_TILE_ZERO(3);
   } else {
-    INGLE_TILE_LOAD(0, sums[0]);
-    INGLE_TILE_LOAD(1, sums[1]);
-    INGLE_TILE_LOAD(2, sums[2]);
-    INGLE_TILE_LOAD(3, sums[3]);
+    INGLE_TILE_LOAD(0, sums[0], 64);
+    INGLE_TILE_LOAD(1, sums[1], 64);
+    INGLE_TILE_LOAD(2, sums[2], 64);
+    INGLE_TILE_LOAD(3, sums[3], 64);
   }
   for (int64_t i = 0; i < depth; ++i, rows += 2 * kTileBytes, weights += 2 * kTileBytes) {
-    INGLE_TILE_LOAD(4, rows);
-    INGLE_TILE_LOAD(6, weights);
+    INGLE_TILE_LOAD(4, rows, 64);
+    INGLE_TILE_LOAD(6, weights, 64);
     INGLE_TILE_MULTIPLY(0, 4, 6);
-    INGLE_TILE_LOAD(7, weights + kTileBytes);
+    INGLE_TILE_LOAD(7, weights + kTileBytes, 64);
     INGLE_TILE_MULTIPLY(1, 4, 7);
     if (!lower) continue;
-    INGLE_TILE_LOAD(5, rows + kTileBytes);
+    INGLE_TILE_LOAD(5, rows + kTileBytes, 64);
     INGLE_TILE_MULTIPLY(2, 5, 6);
     INGLE_TILE_MULTIPLY(3, 5, 7);
   }
-  INGLE_TILE_STORE(0, sums[0]);
-  INGLE_TILE_STORE(1, sums[1]);
+  INGLE_TILE_STORE(0, sums[0], 64);
+  INGLE_TILE_STORE(1, sums[1], 64);
   if (!lower) return;
-  INGLE_TILE_STORE(2, sums[2]);
-  INGLE_TILE_STORE(3, sums[3]);
+  INGLE_TILE_STORE(2, sums[2], 64);
+  INGLE_TILE_STORE(3, sums[3], 64);
 }
 
 // One step: a chunk of groups (fewer at the end of the rows) of one pair of panels.
@@ -206,8 +193,7 @@ template <int K, class Panel, class Finish>
 INGLE_INLINE void multiply_all(const uint16_t* tiles, int64_t m, int64_t k, int64_t pair_begin, int64_t pair_end,
                                Panel panel, Finish finish) {
   if (pair_begin >= pair_end) return;
-  const TileConfig config;
-  __asm__ volatile("ldtilecfg %0" : : "m"(config));
+  const UseOfTiles use;
   const int64_t blocks = (m + kTileRows - 1) / kTileRows, groups = k / kGroup * tile_parts(K);
   // The more rows, the fewer times weights are dequantised; the fewer, the fewer times all rows are read.
   const bool stay = blocks * groups * kTileBlock * 2 <= kInCache, few = pair_end - pair_begin <= 32;
@@ -218,7 +204,6 @@ INGLE_INLINE void multiply_all(const uint16_t* tiles, int64_t m, int64_t k, int6
                          p + n_pairs < pair_end ? p + n_pairs : pair_end, panel, finish);
     }
   }
-  __asm__ volatile("tilerelease" : :);
 }
 
 template <int K>
@@ -286,20 +271,18 @@ void pack_tiles(const float* x, int64_t ldx, int64_t m, int64_t k, int64_t parts
 void tile_peak(int64_t operations) {
   constexpr int64_t kEach = 4 * 2 * 16 * 16 * kGroup;
   alignas(64) static const uint8_t zeros[2][4][kTileBytes] = {};
-  const TileConfig config;
-  __asm__ volatile("ldtilecfg %0" : : "m"(config));
+  const UseOfTiles use;
   for (int64_t i = 0; i < operations / kEach; ++i) {
     const uint8_t(*tiles)[kTileBytes] = zeros[i % 2];
-    INGLE_TILE_LOAD(4, tiles[0]);
-    INGLE_TILE_LOAD(6, tiles[1]);
+    INGLE_TILE_LOAD(4, tiles[0], 64);
+    INGLE_TILE_LOAD(6, tiles[1], 64);
     INGLE_TILE_MULTIPLY(0, 4, 6);
-    INGLE_TILE_LOAD(7, tiles[2]);
+    INGLE_TILE_LOAD(7, tiles[2], 64);
     INGLE_TILE_MULTIPLY(1, 4, 7);
-    INGLE_TILE_LOAD(5, tiles[3]);
+    INGLE_TILE_LOAD(5, tiles[3], 64);
     INGLE_TILE_MULTIPLY(2, 5, 6);
     INGLE_TILE_MULTIPLY(3, 5, 7);
   }
-  __asm__ volatile("tilerelease" : :);
 }
 
 #define INGLE_FOR_PLANES(f) \

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn", reason="missing: uvicorn, of the extra serve")
 
 from ingle.errors import UsageError
 from ingle.server.guard import CSP
