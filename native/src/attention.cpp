@@ -35,8 +35,8 @@ void Decoder::turn_and_store(const AttentionBlock& block, int64_t pass, int64_t 
   }
 }
 
-// Takes tiles until there are none: head by head, and of a head the longest first. Where rows stand apart, whoever
-// attends to a head turns and stores it first; otherwise that has been done before, by all threads.
+// Takes tiles until there are none: head by head, and of a head the longest first. Whoever attends turns the queries,
+// and where rows stand apart stores their keys and values; otherwise that has been done before, by all threads.
 void Decoder::attend(const AttentionBlock& block, int64_t pass, int thread) {
   const int64_t dim = spec_.head_dim, group = spec_.group(), n_kv = spec_.n_kv_heads;
   const auto n_tiles = static_cast<int64_t>(plan_.tiles.size());
@@ -64,10 +64,9 @@ void Decoder::attend(const AttentionBlock& block, int64_t pass, int thread) {
     tile.page_stride = plan_.cache->page_stride();
     tile.position = plan_.positions[first];
     tile.slopes = spec_.alibi_slopes.empty() ? nullptr : spec_.alibi_slopes.data() + head;
-    if (plan_.apart) {
-      turn_and_store(block, pass, rows.row, kv_head, kv_head + 1);
-      turn_and_store(block, pass, rows.row, n_kv + head, n_kv + head + tile.n_heads);
-    }
+    if (plan_.apart) turn_and_store(block, pass, rows.row, kv_head, kv_head + 1);
+    for (int64_t i = rows.row; i < rows.row + rows.n_rows; ++i)
+      turn_and_store(block, pass, i, n_kv + head, n_kv + head + tile.n_heads);
     ops_.attend(plan_.cache->type(), tile);
   }
 }
@@ -98,8 +97,7 @@ void Decoder::attention_part(const AttentionBlock& block, Pending pending, int64
   team_.barrier();
   keep_joined(thread);
   if (!plan_.apart) {
-    const int64_t all = spec_.n_heads + spec_.n_kv_heads;
-    const Share items(n_ * all, thread, n_threads);  // head by head, so that pages have one writer
+    const Share items(n_ * spec_.n_kv_heads, thread, n_threads);  // head by head, so that pages have one writer
     for (int64_t item = items.begin; item < items.end; ++item)
       turn_and_store(block, pass, item % n_, item / n_, item / n_ + 1);
     team_.barrier();

@@ -198,36 +198,6 @@ struct AsFloats : AsStored {
 namespace ingle {
 namespace {
 
-// 2^x for x that is not far above 0, to 2e-7 relative (rough: 8e-5); at least 2^-100, so that nothing becomes denormal,
-// which is slow. NaN of NaN. What x has beyond its floor goes through a minimax polynomial.
-template <bool kRough>
-INGLE_INLINE vf power_of_two(vf x) {
-  x = max(all(-100.0f), x);
-#if defined(__AVX512F__)
-  const vf r = reinterpret_cast<vf>(_mm512_maskz_reduce_ps(0xffff, reinterpret_cast<__m512>(x), 9));
-#else
-  const vf shifted = (x - 0.5f) + 12582912.0f;  // 1.5 * 2^23: the low bits of the sum are the nearest integer
-  const vf r = x - (shifted - 12582912.0f);
-#endif
-  vf y;
-  if constexpr (kRough) {
-    y = r * 0.078024521f + 0.22606716f;
-    y = y * r + 0.69583356f;
-    y = y * r + 0.9999252f;
-  } else {
-    y = r * 0.0018775767f + 0.0089893397f;
-    y = y * r + 0.055826318f;
-    y = y * r + 0.24015361f;
-    y = y * r + 0.69315308f;
-    y = y * r + 0.99999994f;
-  }
-#if defined(__AVX512F__)
-  return reinterpret_cast<vf>(_mm512_maskz_scalef_ps(0xffff, reinterpret_cast<__m512>(y), reinterpret_cast<__m512>(x)));
-#else
-  return y * reinterpret_cast<vf>((reinterpret_cast<vi>(shifted) - (0x4b400000 - 127)) << 23);
-#endif
-}
-
 INGLE_INLINE bool any_above(vf v, float limit) {
 #if defined(__AVX512F__)
   return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(v), _mm512_set1_ps(limit), _CMP_GT_OQ) != 0;

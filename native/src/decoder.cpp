@@ -109,14 +109,21 @@ void Decoder::plan_rows(const int32_t* slots, const int32_t* positions, int64_t 
   for (size_t r = 0; r < spec_.ropes.size(); ++r) {
     const Rope& rope = spec_.ropes[r];
     const auto pairs = static_cast<int64_t>(rope.frequencies.size());
-    float* cosines = plan_.cosines[r].reserve(n * pairs);
-    float* sines = plan_.sines[r].reserve(n * pairs);
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = 0; j < pairs; ++j) {
-        const double angle = positions[i] * rope.frequencies[static_cast<size_t>(j)];
-        cosines[i * pairs + j] = static_cast<float>(std::cos(angle) * rope.magnitude);
-        sines[i * pairs + j] = static_cast<float>(std::sin(angle) * rope.magnitude);
-      }
+    plan_.cosines[r].reserve(n * pairs);
+    plan_.sines[r].reserve(n * pairs);
+  }
+}
+
+void Decoder::plan_turns(int64_t row) {
+  for (size_t r = 0; r < spec_.ropes.size(); ++r) {
+    const Rope& rope = spec_.ropes[r];
+    const auto pairs = static_cast<int64_t>(rope.frequencies.size());
+    float *cosines = plan_.cosines[r].data() + row * pairs, *sines = plan_.sines[r].data() + row * pairs;
+    for (int64_t j = 0; j < pairs; ++j) {
+      const double angle = plan_.positions[static_cast<size_t>(row)] * rope.frequencies[static_cast<size_t>(j)];
+      cosines[j] = static_cast<float>(std::cos(angle) * rope.magnitude);
+      sines[j] = static_cast<float>(std::sin(angle) * rope.magnitude);
+    }
   }
 }
 
@@ -164,13 +171,24 @@ const Input& Decoder::normed_input(const Norm& weights, Pending pending, const R
     own.input.prepare(normed, width, 0, 1);
     return own.input;
   }
-  const Share rows(n_, thread, n_threads);
-  for (int64_t i = rows.begin; i < rows.end; ++i) {
-    if (pending.any) join(x_ + i * width, delta_ + i * width, pending.norm);
-    norm(weights, x_ + i * width, normed_.data() + i * width);
+  // Who has rows enough prepares them while they are in its cache.
+  const bool together = n_ >= input_.row_unit() * n_threads && spec_.experts.n_experts == 0;
+  const int64_t unit = together ? input_.row_unit() : 1;
+  const Share units((n_ + unit - 1) / unit, thread, n_threads);
+  float* mine = together ? own_[static_cast<size_t>(thread)].normed.reserve(unit * width) : nullptr;
+  for (int64_t begin = units.begin * unit; begin < std::min(n_, units.end * unit); begin += unit) {
+    const int64_t end = std::min(n_, begin + unit);
+    float* normed = together ? mine : normed_.data() + begin * width;
+    for (int64_t i = begin; i < end; ++i) {
+      if (pending.any) join(x_ + i * width, delta_ + i * width, pending.norm);
+      norm(weights, x_ + i * width, normed + (i - begin) * width);
+    }
+    if (together) input_.prepare_rows(mine, width, begin, end);
   }
-  team_.barrier();
-  input_.prepare(normed_.data(), width, thread, n_threads);
+  if (!together) {
+    team_.barrier();
+    input_.prepare(normed_.data(), width, thread, n_threads);
+  }
   team_.barrier();
   return input_;
 }
@@ -234,6 +252,7 @@ State Decoder::embed(const Embedding& block, const int32_t* tokens, const float*
   const auto begin = [&](int thread, int n_threads) {
     const Share rows(n, thread, n_threads);
     for (int64_t i = rows.begin; i < rows.end; ++i) {
+      plan_turns(i);
       float* x = x_ + i * width;
       std::memset(delta_ + i * width, 0, static_cast<size_t>(width) * sizeof(float));
       if (hidden) {

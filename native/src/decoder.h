@@ -90,6 +90,7 @@ class Decoder {
   void check(const AttentionBlock& block) const;
   void check(const FeedForwardBlock& block) const;
   void plan_rows(const int32_t* slots, const int32_t* positions, int64_t n, std::shared_ptr<Cache> cache);
+  void plan_turns(int64_t row);
   void run_experts(const FeedForwardBlock& block, const float* scores);
   void keep_pending(const std::shared_ptr<const Norm>& norm);
 

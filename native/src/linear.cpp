@@ -59,6 +59,37 @@ struct Input::Impl {
   unsigned forms = 0;
   std::atomic<bool> prepared{false};  // the next reserve begins anew
   Buffer quantised, floats, tiles[3];  // tiles of 1, 2 and 3 parts
+
+  // Rows [first, end), the first of which is at x. `share(rows, units, f)` calls f(row, first unit, end unit).
+  template <class Share>
+  void prepare(const float* x, int64_t ldx, int64_t first, int64_t end, Share share) {
+    const Kernels& table = kernels();
+    const int64_t groups = k / kGroup, rows = end - first;
+    if (forms & kQuantised) {
+      auto* out = quantised.as<ActivationGroup>() + first;
+      share(rows, groups, [&](int64_t row, int64_t from, int64_t to) {
+        table.quantise(x + row * ldx + from * kGroup, to - from, out + from * m + row, m);
+      });
+    }
+    if (forms & kFloat) {
+      float* out = floats.data() + first * k;
+      share(rows, k, [&](int64_t row, int64_t from, int64_t to) {
+        std::copy(x + row * ldx + from, x + row * ldx + to, out + row * k + from);
+      });
+    }
+    for (int64_t parts = 1; parts <= 3; ++parts) {
+      if (!(forms & kTiles << (parts - 1))) continue;
+      auto* out = tiles[parts - 1].as<uint16_t>();
+      share(up(rows, kTileRows), parts * groups, [&](int64_t block, int64_t from, int64_t to) {
+        const int64_t row = block * kTileRows;
+        for (int64_t group = from; group < to; ++group)
+          table.tiles->pack(x + row * ldx + group % groups * kGroup, ldx, std::min(rows - row, kTileRows),
+                            group / groups == 1,
+                            out + tile_at(first / kTileRows + block, group, up(m, kTileRows), parts * groups));
+      });
+    }
+    prepared.store(true, std::memory_order_relaxed);
+  }
 };
 
 Input::Input() : impl(new Impl) {}
@@ -80,31 +111,15 @@ void Input::reserve(const Matrix& w, int64_t m, int64_t k) {
 }
 
 void Input::prepare(const float* x, int64_t ldx, int thread, int n_threads) {
-  Impl& in = *impl;
-  const Kernels& table = kernels();
-  const int64_t groups = in.k / kGroup;
-  if (in.forms & kQuantised) {
-    auto* out = in.quantised.as<ActivationGroup>();
-    for_each_piece(in.m, groups, thread, n_threads, [&](int64_t row, int64_t begin, int64_t end) {
-      table.quantise(x + row * ldx + begin * kGroup, end - begin, out + begin * in.m + row, in.m);
-    });
-  }
-  if (in.forms & kFloat) {
-    float* out = in.floats.data();
-    for_each_piece(in.m, in.k, thread, n_threads, [&](int64_t row, int64_t begin, int64_t end) {
-      std::copy(x + row * ldx + begin, x + row * ldx + end, out + row * in.k + begin);
-    });
-  }
-  for (int64_t parts = 1; parts <= 3; ++parts) {
-    if (!(in.forms & kTiles << (parts - 1))) continue;
-    auto* out = in.tiles[parts - 1].as<uint16_t>();
-    for_each_piece(up(in.m, kTileRows), parts * groups, thread, n_threads, [&](int64_t block, int64_t begin, int64_t end) {
-      for (int64_t group = begin; group < end; ++group)
-        table.tiles->pack(x, ldx, in.m, in.k, parts, block, group, out);
-    });
-  }
-  if (thread == 0) in.prepared.store(true, std::memory_order_relaxed);
+  const auto share = [=](int64_t m, int64_t units, auto f) { for_each_piece(m, units, thread, n_threads, f); };
+  impl->prepare(x, ldx, 0, impl->m, share);
 }
+
+void Input::prepare_rows(const float* x, int64_t ldx, int64_t begin, int64_t end) {
+  impl->prepare(x, ldx, begin, end, [](int64_t m, int64_t units, auto f) { for_each_piece(m, units, 0, 1, f); });
+}
+
+int64_t Input::row_unit() const { return impl->forms >= kTiles ? kTileRows : 1; }
 
 std::unique_ptr<Matrix> matrix_allocate(Arena& arena, int ggml_type, int64_t n, int64_t k) {
   return std::make_unique<PanelMatrix>(arena, ggml_type, n, k);

@@ -66,6 +66,10 @@ class Input {
   // Called by all threads: each prepares its share of the rows of x (row stride ldx). A barrier must follow before
   // linear().
   void prepare(const float* x, int64_t ldx, int thread, int n_threads);
+  // The same for rows [begin, end), the first of which is at x; begin is a multiple of row_unit(). For those who have
+  // just made these rows.
+  void prepare_rows(const float* x, int64_t ldx, int64_t begin, int64_t end);
+  int64_t row_unit() const;
   struct Impl;
   Impl* impl;
 };
