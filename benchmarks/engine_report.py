@@ -155,6 +155,7 @@ def sequences_table(results: Results, group: Group, n: int) -> list[str]:
 def tables(results: Results) -> str:
     """Everything that was measured, as Markdown."""
     lines: list[str] = []
+    loaded: set[str] = set()  # files whose loading stands in a table: it is the same whatever follows it
     for (isa, _, decode, sequences), group in groups(results).items():
         cells = cells_of(group)
         forced = "" if isa == NATIVE else f", limited to {isa}"
@@ -178,11 +179,13 @@ def tables(results: Results) -> str:
             lines += ["The speeds themselves:", "", *speeds_table(results, group, peer)]
         if not names - {OURS, FLOOR}:
             lines += [f"## Alone: {cells[0].work}{forced}", "", *speeds_table(results, group, PEER)]
-        if decode and isa == NATIVE:
+        to_load = {file: by for file, by in group.items() if file not in loaded}
+        if decode and isa == NATIVE and to_load:
+            loaded |= to_load.keys()
             lines += ["## Load and memory", ""]
             lines += [f"Goals for files of {LARGE >> 20} MiB and more: ready in {LOAD_GOAL:g} times a warm read of the"]
             lines += [f"file, a peak of {PEAK_GOAL:g} times its size. Smaller ones are mostly Python.", ""]
-            lines += load_table(results, group)
+            lines += load_table(results, to_load)
     return "\n".join(lines)
 
 

@@ -42,16 +42,26 @@ void Decoder::attend(const AttentionBlock& block, int64_t pass, int thread) {
   const auto n_tiles = static_cast<int64_t>(plan_.tiles.size());
   const int64_t heads = plan_.heads_of_item, parts = (group + heads - 1) / heads;
   const int64_t n_items = n_kv * parts * n_tiles;
+  const int64_t window = spec_.passes[static_cast<size_t>(pass)].window;
+  const auto tile_of = [&](int64_t item) -> const RowPlan::Tile& {
+    return plan_.tiles[static_cast<size_t>(n_tiles - 1 - item % n_tiles)];
+  };
+  const auto first_page = [&](int64_t item) -> const uint8_t* {
+    if (item >= n_items) return nullptr;
+    const auto row = static_cast<size_t>(tile_of(item).row);
+    const int64_t oldest = window > 0 ? std::max<int64_t>(0, plan_.positions[row] - window + 1) : 0;
+    return plan_.cache->page(pass, plan_.slots[row], item / n_tiles / parts, oldest);
+  };
   AttentionTile tile;
   tile.q_stride = spec_.n_heads * dim;
   tile.head_dim = dim;
-  tile.window = spec_.passes[static_cast<size_t>(pass)].window;
+  tile.window = window;
   tile.scale = spec_.score_scale;
   tile.softcap = spec_.attention_softcap;
   tile.scratch = own_[static_cast<size_t>(thread)].scratch.reserve(attention_scratch_floats(dim));
   for (int64_t item; (item = next_tile_.fetch_add(1, std::memory_order_relaxed)) < n_items;) {
     const int64_t part = item / n_tiles, kv_head = part / parts;
-    const RowPlan::Tile& rows = plan_.tiles[static_cast<size_t>(n_tiles - 1 - item % n_tiles)];
+    const RowPlan::Tile& rows = tile_of(item);
     const auto first = static_cast<size_t>(rows.row);
     const int64_t head = kv_head * group + part % parts * heads;
     const int64_t offset = (rows.row * spec_.n_heads + head) * dim;
@@ -62,6 +72,7 @@ void Decoder::attend(const AttentionBlock& block, int64_t pass, int thread) {
     tile.n_heads = std::min(heads, (kv_head + 1) * group - head);
     tile.pages = plan_.cache->page(pass, plan_.slots[first], kv_head);
     tile.page_stride = plan_.cache->page_stride();
+    tile.next = first_page(item + n_threads());
     tile.position = plan_.positions[first];
     tile.slopes = spec_.alibi_slopes.empty() ? nullptr : spec_.alibi_slopes.data() + head;
     if (plan_.apart) turn_and_store(block, pass, rows.row, kv_head, kv_head + 1);

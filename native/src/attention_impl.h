@@ -23,8 +23,8 @@ constexpr int64_t kBlock = 32;  // queries that go through both products togethe
 
 INGLE_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Rows of a page as it lies in the cache, in vectors of floats. What is read asks for the same of the next page, `ahead`
-// bytes away: the hardware does not see that it comes next.
+// Rows of a page as it lies in the cache, in vectors of floats. What is read asks for the same of the page that is
+// likely to be the next one, `ahead` bytes away: the hardware does not see that it comes next.
 template <class T>
 struct Numbers {
   using Type = T;
@@ -246,11 +246,11 @@ class Attention {
       Values values[Factors::kPages]{};
       for (int64_t i = 0; i < n; ++i) {
         const uint8_t* at = tile_.pages + (page + i) * tile_.page_stride;
+        const int64_t ahead = page + i + 1 < n_pages ? tile_.page_stride : tile_.next ? tile_.next - at : 0;
         auto* buffer = reinterpret_cast<Left*>(pages_) + i * kPage * (width_ + n_out_);
-        keys[i] = Factors::prepare(numbers_at<kType, true>(at, dim_, tile_.page_stride, scales_), dim_, kPage, buffer);
+        keys[i] = Factors::prepare(numbers_at<kType, true>(at, dim_, ahead, scales_), dim_, kPage, buffer);
         values[i] = Factors::prepare(
-            numbers_at<kType, false>(at + key_page_bytes(kType, dim_), n_out_, tile_.page_stride,
-                                     scales_ + kPage * width_ / 16),
+            numbers_at<kType, false>(at + key_page_bytes(kType, dim_), n_out_, ahead, scales_ + kPage * width_ / 16),
             min(kPage, end - (page + i) * kPage), n_out_, buffer + kPage * width_);
       }
       for (int64_t query = 0; query < n_queries_; query += kBlock)

@@ -255,10 +255,12 @@ void multiply_by_tiles(const Panels& w, const uint16_t* x, int64_t m, float* y, 
   multiply_all<K>(x, m, w.k, panel_begin / 2, (panel_end + 1) / 2, panel, out, finish);
 }
 
-// x / (1 + e^-x) to 1.5e-4 relative, a tenth of what rounding to bf16 costs.
-INGLE_INLINE F rough_silu(F x) {
+// x / (1 + e^-x): a division takes half of the time that this has.
+INGLE_INLINE F quick_silu(F x) {
   constexpr float kLog2E = 1.44269504f;
-  return x * F(_mm512_rcp14_ps(1.0f + power_of_two<true>(x * -kLog2E)));
+  const F d = 1.0f + power_of_two<false>(min(all(126.0f), x * -kLog2E));
+  const F r = _mm512_rcp14_ps(d);
+  return x * (r * (2.0f - d * r));  // one step of Newton's: 2^-14 becomes 2^-28
 }
 
 template <int K>
@@ -279,7 +281,7 @@ void multiply_gated(const Panels& gate_weights, const Panels& up, const uint16_t
       for (int r = 0; r < 16; ++r, tile += kGroup) {
         F v{};
         if (rows > r) v = _mm512_load_ps(sums[2 * half][r]);
-        if (rows > r && silu) v = rough_silu(v) * _mm512_load_ps(sums[2 * half + 1][r]);
+        if (rows > r && silu) v = quick_silu(v) * _mm512_load_ps(sums[2 * half + 1][r]);
         _mm256_store_si256(reinterpret_cast<__m256i*>(tile), __m256i(_mm512_cvtneps_pbh(v)));
       }
     }

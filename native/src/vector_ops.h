@@ -42,6 +42,7 @@ struct AttentionTile {
   int64_t head_dim;
   const uint8_t* pages;  // the first page of this slot and key/value head
   int64_t page_stride;   // bytes from one of its pages to the next
+  const uint8_t* next = nullptr;  // what is likely to be read after its last page
   int64_t position;      // of row 0
   int64_t window;        // 0 = everything
   float scale, softcap;  // softcap 0 = none
