@@ -7,8 +7,9 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,9 +45,10 @@ class Live:
 
     def send(self, data: bytes, tls: ssl.SSLContext | None = None) -> list[Reply]:
         """Send bytes; gives the replies until the server closes the connection."""
-        with self.connect() as connection:
+        with ExitStack() as stack:
+            connection = stack.enter_context(self.connect())
             if tls is not None:
-                connection = tls.wrap_socket(connection, server_hostname="localhost")
+                connection = stack.enter_context(tls.wrap_socket(connection, server_hostname="localhost"))
             connection.sendall(data)
             return replies(read_all(connection))
 
@@ -65,6 +67,14 @@ class Live:
         lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in said.items())]
         (reply,) = self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b""))
         return reply
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.01)
 
 
 def read_all(connection: socket.socket) -> bytes:

@@ -40,8 +40,7 @@ class ToyApp:
         await send({"type": "http.response.body", "body": data})
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "POST":
-            await receive()
+        await receive()
         gone = asyncio.create_task(receive())
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
         try:

@@ -13,11 +13,10 @@ from pathlib import Path
 from ingle.errors import UsageError
 from ingle.server.settings import is_loopback
 
-__all__ = ["bind", "local_addresses", "local_names", "primary_address"]
+__all__ = ["DEFAULT_PORT", "bind", "local_addresses", "local_names", "primary_address"]
 
 DEFAULT_PORT = 8080
 TRIES = 20  # ports from the default one on
-ANYWHERE = ("0.0.0.0", "::")
 # Addresses that are nobody's (RFC 5737, RFC 3849): a socket made for them is told its own address, and sends nothing.
 NOBODY = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 

@@ -53,6 +53,10 @@ class _Connection(H11Protocol):
             self.transport.abort()
         self._watch_header()
 
+    def shutdown(self) -> None:
+        if not self.transport.is_closing():  # what is broken has nothing to say any more
+            super().shutdown()
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.transport.is_closing():

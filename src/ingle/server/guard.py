@@ -15,14 +15,13 @@ import re
 import secrets
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from ingle.server.asgi import App, Headers, Message, Receive, Refused, Request, Scope, Send
 from ingle.server.keys import KeyRing
 from ingle.server.limits import Buckets, excess_of_json, network
 from ingle.server.settings import Settings, host_name, origin_name
 
-__all__ = ["CSP", "Guard", "add_guards", "public_paths"]
+__all__ = ["CSP", "Guard", "public_paths"]
 
 STATIC = Path(__file__).parent / "static"
 CSP = (
@@ -226,13 +225,6 @@ class Guard:
             most_of = {"deep": f"is nested deeper than {depth}", "many": f"has over {containers:,} arrays and objects"}
             raise Refused(400, f"The JSON {most_of[excess]}.", "json_too_complex")
         return whole
-
-
-def add_guards(app: Any, settings: Settings) -> None:
-    """Put a `Guard` around all of a Starlette application, its handler of errors and all middleware included."""
-    # `add_middleware` would leave it inside the handler that answers 500, whose answers would lack the headers.
-    build = app.build_middleware_stack
-    app.build_middleware_stack = lambda: Guard(build(), settings)
 
 
 def public_paths(*, ui: bool = True) -> frozenset[str]:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ingle.errors import UsageError
 
-__all__ = ["LOOPBACK_HOSTS", "Settings", "Tls", "host_name", "is_loopback", "origin_name"]
+__all__ = ["ANY_ADDRESS", "LOOPBACK_HOSTS", "Settings", "Tls", "host_name", "is_address", "is_loopback", "origin_name"]
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+ANY_ADDRESS = ("0.0.0.0", "::")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,252})")
@@ -70,7 +71,7 @@ class Settings:
         if self.port > 65535:
             raise UsageError(f"port is {self.port}; expected 0 to 65535.")
         for host in (self.host, *self.hosts):
-            if host_name(host) is None and not _is_address(host):
+            if host_name(host) is None and not is_address(host):
                 raise UsageError(f"{host!r} is no host name or address; give one without port and path.")
         for origin in self.origins:
             if origin_name(origin) != origin.lower():
@@ -84,12 +85,21 @@ class Settings:
     @property
     def names(self) -> frozenset[str]:
         """Every name and address that a request's Host may have, in lower case, without port and brackets."""
-        names = {*LOOPBACK_HOSTS, self.host, *self.hosts}
+        names = {*LOOPBACK_HOSTS, self.host, *self.hosts} - set(ANY_ADDRESS)  # these are nobody's name
         return frozenset(name.lower().removesuffix(".") for name in names)
 
     @property
     def scheme(self) -> str:
         return "http" if self.tls is None else "https"
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IPv4 or IPv6 address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(address: str) -> bool:
@@ -105,7 +115,7 @@ def host_name(value: str) -> tuple[str, int | None] | None:
     value = value.lower()
     if value.startswith("["):
         name, bracket, rest = value[1:].partition("]")
-        if not bracket or not _is_address(name) or ":" not in name:
+        if not bracket or not is_address(name) or ":" not in name:
             return None
     else:
         name, colon, port = value.partition(":")
@@ -128,11 +138,3 @@ def origin_name(value: str) -> str | None:
     scheme, (name, port) = found[1], host
     name = f"[{name}]" if ":" in name else name
     return f"{scheme}://{name}" if port in (None, DEFAULT_PORTS.get(scheme)) else f"{scheme}://{name}:{port}"
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
