@@ -14,6 +14,8 @@ import toys
 from ingle.cli import cli
 from ingle.cli import run as module
 from ingle.cli.calls import CallWriter, tools_of
+from ingle.text.calls.hermes import HERMES
+from ingle.text.calls.scanner import CallScanner
 from ingle.text.grammar import Grammar
 from ingle.text.tools import Tool
 from ingle.train.data.conversation import CHAT_TEMPLATE
@@ -204,13 +206,13 @@ def test_options_that_do_not_go_together(plain: Path) -> None:
 
 
 def test_text_is_written_as_it_comes(capsys: pytest.CaptureFixture[str]) -> None:
-    writer = CallWriter()
+    writer = CallWriter(CallScanner(HERMES))
     writer.write("\n Hel")
     assert capsys.readouterr().out == "Hel"
     writer.write("lo <tool")
-    assert capsys.readouterr().out == "lo "
+    assert capsys.readouterr().out == "lo"
     writer.write(" box>")
-    assert capsys.readouterr().out == "<tool box>"
+    assert capsys.readouterr().out == " <tool box>"
     for piece in ("<tool", '_call>{"name": ', '"f"}</tool_', "call> "):
         writer.write(piece)
     assert capsys.readouterr().out == ""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingle.cli.console import Writer, say
 from ingle.errors import UsageError
 from ingle.files import read_bytes
-from ingle.text import StopScanner
-from ingle.text.tools import CALL_BEGIN, Tool, find_calls, read_tools
+from ingle.text.tools import Tool, read_tools
 
 if TYPE_CHECKING:
+    from ingle.text.calls import CallScanner, Deltas, Family
     from ingle.text.grammar import Grammar
 
 __all__ = ["CallWriter", "calls_record", "grammar_of", "tools_of"]
@@ -34,24 +35,27 @@ def tools_of(path: Path) -> list[Tool]:
     return tools
 
 
-def grammar_of(tools: list[Tool], request: str | None = None) -> Grammar:
+def grammar_of(tools: list[Tool], request: str | None = None, family: Family | None = None) -> Grammar:
     """What an answer may be: a text, or one call or several. What it leaves open is told on stderr.
 
-    request: text arguments have to be words of it; None = any text.
+    request: text arguments have to be words of it; None = any text. family: how the model writes calls; None = as the
+    models made here do, which is enough to see whether the tools can be a grammar.
     """
     from ingle.text.copying import copying
     from ingle.text.grammar import Grammar
 
     tools = tools if request is None else copying(tools, request)
+    if family is not None:
+        return family.grammar(tools)
     grammar = Grammar.tool_calls(tools, many=True)
     for warning in grammar.warnings:
         say(f"Calls are not held to a part of the tools' schemas: {warning}.", "dim")
     return grammar
 
 
-def calls_record(text: str) -> dict[str, Any]:
+def calls_record(family: Family, token_ids: Sequence[int], tools: Sequence[Tool]) -> dict[str, Any]:
     """The calls in an answer, and what is wrong with others, for its JSON record."""
-    found = find_calls(text)
+    found = family.find(token_ids, tools)
     calls = [{"name": call.name, "arguments": call.arguments} for call in found.calls]
     return {"calls": calls, "problems": found.problems}
 
@@ -59,19 +63,18 @@ def calls_record(text: str) -> dict[str, Any]:
 class CallWriter:
     """An answer of a model with tools, on stdout: text as it comes, calls when it has ended, each on its own line.
 
-    Broken calls are told on stderr.
+    Text behind a call comes after all calls. Broken calls are told on stderr.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scanner: CallScanner) -> None:
         self._writer = Writer()
-        self._before = StopScanner([CALL_BEGIN])
-        self._said: list[str] = []
-        self._n_decided = 0  # characters of the answer that stand before any call
-        self._begun = False
+        self._scanner = scanner
+        self._calling = False
+        self._behind: list[str] = []
 
-    def write(self, text: str) -> None:
-        self._said.append(text)
-        self._show(self._before.push(text)[0])
+    def write(self, text: str, token_id: int | None = None) -> None:
+        """The text that a token made certain, and the token."""
+        self._take(self._scanner.push(text, token_id))
 
     def echo(self, prompt: str) -> None:
         """As `Writer.echo`."""
@@ -79,9 +82,9 @@ class CallWriter:
 
     def end(self) -> None:
         """The answer has ended: what is left of it, and a new line."""
-        self._show(self._before.finish())
-        found = find_calls("".join(self._said)[self._n_decided :])
-        for line in [*(call.to_json() for call in found.calls), found.text]:
+        self._take(self._scanner.finish())
+        found = self._scanner.found
+        for line in [*(call.to_json() for call in found.calls), "".join(self._behind).strip()]:
             if line:
                 self._writer.end()
                 self._writer.write(line)
@@ -89,10 +92,9 @@ class CallWriter:
         for problem in found.problems:
             say(problem, "dim")
 
-    def _show(self, text: str) -> None:
-        """Text before any call. What is only space at the beginning of an answer is left out."""
-        self._n_decided += len(text)
-        text = text if self._begun else text.lstrip()
-        if text:
-            self._begun = True
-            self._writer.write(text)
+    def _take(self, deltas: Deltas) -> None:
+        if self._calling:
+            self._behind.append(deltas.text)
+        elif deltas.text:
+            self._writer.write(deltas.text)
+        self._calling = self._calling or bool(deltas.calls)

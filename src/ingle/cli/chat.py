@@ -120,14 +120,14 @@ class Conversation:
     def _say(self, ask: Callable[[Options], Generation]) -> None:
         """Write an answer as it comes. At a terminal, Ctrl-C ends the answer only."""
         tokens: list[Token] = []
-        writer = new_writer(self._chat.tools)
+        writer = new_writer(self._chat.model, self._chat.tools)
         try:
             with ExitStack() as reading, ask({"on_prefill": reading.enter_context(loading_bar("Reading"))}) as answer:
                 self._last = answer, tokens
                 for token in answer:
                     reading.close()
                     tokens.append(token)
-                    writer.write(token.text)
+                    writer.write(token.text, token.token_id)
         except KeyboardInterrupt:
             writer.end()
             if not self._interactive:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ingle.cli.calls import CallWriter
+    from ingle.engine.model import Model
     from ingle.text.tools import Tool
 
 __all__ = [
@@ -52,7 +53,8 @@ class Writer:
         self._colour = wants_colour()
         self._newline = True
 
-    def write(self, text: str, *, dim: bool = False) -> None:
+    def write(self, text: str, token_id: int | None = None, *, dim: bool = False) -> None:
+        """token_id: the token that the text came with, which is of use only to who looks for calls."""
         if self._terminal:
             text = clean(text)
         if text:
@@ -73,13 +75,14 @@ class Writer:
             self.write("\n")
 
 
-def new_writer(tools: Sequence[Tool] = ()) -> Writer | CallWriter:
+def new_writer(model: Model, tools: Sequence[Tool] = ()) -> Writer | CallWriter:
     """What writes an answer of a model that has these tools."""
     if not tools:
         return Writer()
     from ingle.cli.calls import CallWriter
+    from ingle.text.calls import family_of
 
-    return CallWriter()
+    return CallWriter(family_of(model.template).scanner(tools))
 
 
 def clean(text: str) -> str:

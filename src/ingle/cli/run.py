@@ -155,6 +155,12 @@ def command(model: str | None, prompt: str | None, **options: Any) -> None:
     with open_model(path, options) as loaded:
         if tools and not loaded.has_template:
             raise UsageError(f"--tools needs a chat template, and {loaded.name} has none; use a model that was taught.")
+        if "grammar" in sampling:
+            from ingle.text.calls import family_of
+
+            family = family_of(loaded.template)
+            if family.name not in ("hermes", "generic"):  # theirs it is already
+                sampling["grammar"] = grammar_of(tools, prompt if options["copy"] else None, family)
         if prompt is None:
             from ingle.cli.chat import converse
 
@@ -191,7 +197,7 @@ def _answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any
     if raw and options["system"] is not None:
         raise UsageError(f"--system needs a chat template, and {model.name} has none; put the text into the prompt.")
     tokens: list[Token] = []
-    writer = None if options["as_json"] else new_writer(tools)
+    writer = None if options["as_json"] else new_writer(model, tools)
     interrupted = False
     profile = None
     with ExitStack() as profiling, ExitStack() as reading:
@@ -211,7 +217,7 @@ def _answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any
                     reading.close()
                     tokens.append(token)
                     if writer is not None:
-                        writer.write(token.text)
+                        writer.write(token.text, token.token_id)
         except KeyboardInterrupt:
             interrupted = True
     if writer is not None:
@@ -258,8 +264,9 @@ def _print_record(
     calls = {}
     if tools:
         from ingle.cli.calls import calls_record
+        from ingle.text.calls import family_of
 
-        calls = calls_record(text)
+        calls = calls_record(family_of(model.template), [token.token_id for token in tokens], tools)
     record = {
         "model": model.name,
         "family": model.spec.family,

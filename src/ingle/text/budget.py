@@ -175,12 +175,12 @@ def _indent(text: object, width: int | str = 4, first: bool = False, blank: bool
     return str(do_indent(text, width, first, blank))
 
 
-def _to_json(value: object, indent: int | None = None, **options: Any) -> str:
-    """As Hugging Face does: nothing escaped for HTML, no letters as escapes."""
+def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+    """As Hugging Face does: nothing escaped for HTML, no letters as escapes unless asked for."""
     if indent is not None and not 0 <= indent <= 16:
         raise SecurityError(f"it asks for an indent of {indent}")
     _text(value)
-    text = json.dumps(value, ensure_ascii=False, indent=indent, **options)
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
     check_size(len(text))
     return text
 

@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from ingle.errors import TemplateError, UsageError
+from ingle.text.calls.history import with_calls
+from ingle.text.calls.probe import Habits, probe
 from ingle.text.fallbacks import fallback_template
 from ingle.text.sandbox import CompiledTemplate
 from ingle.text.tokenizer import Tokenizer
-from ingle.text.tools import tools_text
 
 __all__ = ["ROLES", "ChatTemplate", "Message"]
 
@@ -47,9 +50,9 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._template = CompiledTemplate(source)
         self._tool_template = CompiledTemplate(tool_source) if tool_source else self._template
+        self._has_tool_template = bool(tool_source)
+        self._sources = source + (tool_source or "")
         self._has_developer = "developer" in source
-        #: Whether the template does something with `tools`; where it does not, the system message tells of them.
-        self.takes_tools = "tools" in (tool_source or source)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object], tokenizer: Tokenizer) -> ChatTemplate:
@@ -64,6 +67,24 @@ class ChatTemplate:
         tool_source = metadata.get("tokenizer.chat_template.tool_use")
         return cls(source, tokenizer, tool_source=tool_source if isinstance(tool_source, str) else None)
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that it was made with."""
+        return self._tokenizer
+
+    @cached_property
+    def habits(self) -> Habits:
+        """What the template does with tools and calls, found by trying it."""
+        found = probe(
+            lambda messages, tools, begin: self._render(messages, begin, tools, {}), self._tokenizer, self.source
+        )
+        return replace(found, tells_tools=True) if self._has_tool_template else found
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the template tells the model of tools; where it does not, the system message does."""
+        return self.habits.tells_tools or self.habits.tools_in_system
+
     def render(
         self,
         messages: Sequence[Message],
@@ -77,7 +98,8 @@ class ChatTemplate:
         `variables` are further names for the template (such as enable_thinking). If the template refuses a conversation
         that begins with a system message (Gemma's and older Mistral templates do), that message is put before the first
         user message, two line breaks between them. Tools that it has no place for are put at the end of the system
-        message, in the words of `tools_text`. To get tokens use `encode_chat`: this text cannot be encoded safely.
+        message, in the words of the model's family; calls and results are as `with_calls` has them.
+        To get tokens use `encode_chat`: this text cannot be encoded safely.
         Raises UsageError for messages that are none, TemplateError if the template refuses or fails.
         """
         checked, tools = self._with_tools(self._checked(messages), _jsonable(tools))
@@ -144,12 +166,20 @@ class ChatTemplate:
 
     def _with_tools(self, messages: list[dict[str, Any]], tools: Any) -> tuple[list[dict[str, Any]], Any]:
         """Messages and tools as the template can take them; no tools are None, which is what templates look for."""
-        if not tools or self.takes_tools:
+        if any(message.get("tool_calls") or message["role"] == "tool" for message in messages):
+            messages = with_calls(messages, self.habits)
+        habits = self.habits if tools else None
+        if habits is None or (habits.tells_tools and habits.tells_form):
             return messages, tools or None
-        told = tools_text(tools)
+        system, rest = ({"role": "system", "content": ""}, messages)
         if messages[0]["role"] == "system":
-            return [{**messages[0], "content": f"{messages[0]['content']}\n\n{told}"}, *messages[1:]], None
-        return [{"role": "system", "content": told}, *messages], None
+            system, *rest = messages
+        if habits.tools_in_system:
+            system = {**system, "tools": json.dumps([tool.get("function", tool) for tool in tools], ensure_ascii=False)}
+        told = habits.form.explained() if self.takes_tools else habits.form.told(tools)
+        if not (habits.tools_in_system and habits.tells_form):
+            system = {**system, "content": f"{system['content']}\n\n{told}".lstrip("\n")}
+        return [system, *rest], tools if habits.tells_tools else None
 
     def _broken(self, value: Any, marker: str) -> Any:
         """`value` with a marker in every text within it that reads like a control token."""

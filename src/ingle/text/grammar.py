@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingle.errors import GrammarError
-from ingle.text.tools import CALL_BEGIN, CALL_END, Tool
+from ingle.text.json_schema import bounded, check_count, json_rule, n_properties
+from ingle.text.tools import Tool
 from ingle.text.trie import trie_of
 
 if TYPE_CHECKING:
@@ -31,17 +32,9 @@ if TYPE_CHECKING:
 
     from ingle.text.tokenizer import Tokenizer
 
-__all__ = ["Grammar", "Matcher"]
+__all__ = ["Grammar", "Matcher", "checked"]
 
 MAX_CHARACTERS = 1 << 22  # of a grammar: tools of 2^20, and their names once more
-MAX_DEPTH = 100  # of values within values in a schema; llguidance reads 128
-MAX_PROPERTIES = 256  # of one object: optional ones take time in the square of their number
-MAX_PROPERTIES_IN_ALL = 8192  # some more fill the 65 thousand symbols that llguidance has
-
-#: Separators, and an escape only where JSON has to have one.
-_AS_DUMPS: dict[str, Any] = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
-
-_TEXT = r"/(?s:.*)/ & ~/(?s:.*)<\/?tool_call>(?s:.*)/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +50,45 @@ class Grammar:
     warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
-    def json_schema(cls, schema: Mapping[str, Any]) -> Grammar:
-        """The JSON values of a schema ({} is any). Raises GrammarError for what cannot be a grammar."""
-        _check_count(_n_properties(schema, "The schema"), "The schema's objects")
-        return _checked(f"start: {_json_rule(schema, 'The schema')}", "The schema")
+    def json_schema(cls, schema: Mapping[str, Any], *, strict: bool = True) -> Grammar:
+        """The JSON values of a schema ({} is any). Raises GrammarError for what cannot be a grammar.
+
+        strict: keywords that cannot be enforced are an error; else they are left to the model, and told in `warnings`.
+        """
+        check_count(n_properties(schema, "The schema"), "The schema's objects")
+        return checked(f"start: {json_rule(bounded(schema), 'The schema', lenient=not strict)}", "The schema")
+
+    @classmethod
+    def json_object(cls) -> Grammar:
+        """Any object of JSON."""
+        return cls.json_schema({"type": "object"})
+
+    @classmethod
+    def response_format(cls, value: object) -> Grammar | None:
+        """What `response_format` of the OpenAI API asks for; None for text, which may be anything.
+
+        Taken are {"type": "text"}, {"type": "json_object"}, and {"type": "json_schema", "json_schema": {"name": ...,
+        "strict": ..., "schema": ...}}, also with these three beside "type" as the Responses API has them. "strict"
+        refuses keywords that cannot be enforced; without it they are in `warnings`. Raises GrammarError for all else.
+        """
+        kind = value.get("type") if isinstance(value, Mapping) else None
+        if value is None or kind == "text":
+            return None
+        if kind == "json_object":
+            return cls.json_object()
+        if not isinstance(value, Mapping) or kind != "json_schema":
+            raise GrammarError(
+                f"The response format has the type {str(kind)[:80]!r}; expected 'text', 'json_object' or 'json_schema'."
+            )
+        wrapper = value.get("json_schema", value)
+        schema = wrapper.get("schema") if isinstance(wrapper, Mapping) else None
+        if not isinstance(wrapper, Mapping) or not isinstance(schema, Mapping):
+            raise GrammarError(
+                'The response format has no schema; expected an object in its "json_schema", as "schema".'
+            )
+        if not isinstance(wrapper.get("strict", False), bool | None):
+            raise GrammarError('The response format has a "strict" that is no truth value; expected true or false.')
+        return cls.json_schema(schema, strict=bool(wrapper.get("strict")))
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
@@ -68,12 +96,12 @@ class Grammar:
         from llguidance import regex_to_lark
 
         _check_size(pattern, "The regular expression")
-        return _checked(f"start: /{regex_to_lark(pattern, '')}/", "The regular expression")
+        return checked(f"start: /{regex_to_lark(pattern, '')}/", "The regular expression")
 
     @classmethod
     def lark(cls, text: str) -> Grammar:
         """The texts of a context-free grammar in the words of Lark, as llguidance reads it; it begins at `start`."""
-        return _checked(text, "The grammar")
+        return checked(text, "The grammar")
 
     @classmethod
     def tool_calls(
@@ -88,43 +116,10 @@ class Grammar:
         `warnings`.
         Raises GrammarError for a schema that cannot be a grammar, and for "required" without tools.
         """
-        if mode not in ("auto", "required", "none"):
-            raise GrammarError(f"The mode of tool calls is {mode!r}; expected 'auto', 'required' or 'none'.")
-        if mode == "required" and not tools:
-            raise GrammarError("A call is required, but there are no tools; give at least one.")
-        if mode == "none" or not tools:
-            return _checked(f"start: TEXT\nTEXT: {_TEXT}\n", "The grammar")
-        sizes = [_n_properties(tool.parameters, f"The tool {tool.name}") for tool in tools]
-        _check_count(sum(sizes), "All tools together")
-        schemas = [_closed(tool.parameters) for tool in tools]
-        one_of = "(" + " | ".join(f"tool_{number}" for number in range(len(tools))) + ")"
-        lines = [
-            "start: calls" if mode == "required" else f"start: TEXT | calls\nTEXT: {_TEXT}",
-            'calls: first ("\\n" more)*' if many else "calls: first",
-            f"first: FIRST {one_of} END",
-            *([f"more: BEGIN {one_of} END"] if many else []),
-            *(
-                _call_rule(number, tool, schema)
-                for number, (tool, schema) in enumerate(zip(tools, schemas, strict=True))
-            ),
-            "BEGIN: " + json.dumps(f'{CALL_BEGIN}\n{{"name": '),
-            "END: " + json.dumps(f"}}\n{CALL_END}"),
-        ]
-        # What comes before a call is a part of its first lexeme: alone, it would be the beginning of a text.
-        before = f"({_TEXT})" if mode == "auto" else ""
-        source, spaced = ("\n".join([*lines, f"FIRST: {text} BEGIN", ""]) for text in (before, before or '" "?'))
-        try:
-            grammar = _checked(source, "The grammar of the tools", spaced)
-        except GrammarError:
-            for tool, schema in zip(tools, schemas, strict=True):
-                _checked(f"start: {_call_rule(0, tool, schema).partition(': ')[2]}", f"The tool {tool.name}")
-            raise
-        still_open = (
-            f"the tool {tool.name} can be given arguments that its schema does not name, for it joins schemas"
-            for tool, schema in zip(tools, schemas, strict=True)
-            if _is_open(schema)
-        )
-        return replace(grammar, warnings=(*grammar.warnings, *still_open))
+        from ingle.text.calls.hermes import HERMES
+        from ingle.text.calls.lark import calls_grammar
+
+        return calls_grammar(HERMES, tools, mode, many)
 
     def matcher(self, tokenizer: Tokenizer, *, continuation: bool = False) -> Matcher:
         """Follows one answer. continuation: its first space belongs to it, also where the tokenizer puts one there.
@@ -211,13 +206,13 @@ def _limits() -> LLParserLimits:
     return LLParserLimits(max_lexer_states=50_000, max_items_in_row=16_000, verbose_errors=False)
 
 
-def _checked(source: str, what: str, spaced: str | None = None) -> Grammar:
-    """The grammar, if it is one."""
+def checked(source: str, what: str, spaced: str | None = None, trie: LLTokenizer | None = None) -> Grammar:
+    """The grammar, if it is one. trie: of the tokenizer whose tokens it names, where it names any."""
     from llguidance import LLMatcher
 
     _check_size(source, what)
     # Made once for a vocabulary of bytes: llguidance's own validation stops before some of the limits.
-    matcher = LLMatcher(_bytes_trie(), source, log_level=0, limits=_limits())
+    matcher = LLMatcher(trie or _bytes_trie(), source, log_level=0, limits=_limits())
     if matcher.is_error():
         raise GrammarError(f"{what} cannot be a grammar ({_reason(matcher.get_error())}); correct or simplify it.")
     if spaced is None:
@@ -240,89 +235,6 @@ def _check_size(text: str, what: str) -> None:
         raise GrammarError(f"{what} has {len(text)} characters; expected at most {MAX_CHARACTERS}.")
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise GrammarError(f"{what} has characters that no text can hold (NUL, or half of a pair); take them out.")
-
-
-def _call_rule(number: int, tool: Tool, schema: Mapping[str, Any]) -> str:
-    """The rule of one tool: its name, and arguments by its schema."""
-    name = json.dumps(json.dumps(tool.name, ensure_ascii=False) + ', "arguments": ')
-    return f"tool_{number}: {name} {_json_rule(schema, f'The tool {tool.name}', lenient=True)}"
-
-
-def _json_rule(schema: Mapping[str, Any], what: str, *, lenient: bool = False) -> str:
-    if not isinstance(schema, Mapping):
-        raise GrammarError(f"{what} is {type(schema).__name__}; expected an object, a JSON Schema.")
-    try:
-        return "%json " + json.dumps({**schema, "x-guidance": {**_AS_DUMPS, "lenient": lenient}}, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        raise GrammarError(f"{what} has something in it that JSON cannot hold; correct it.") from None
-
-
-def _n_properties(value: object, what: str, depth: int = 0) -> int:
-    """How many properties a schema has in all. Raises GrammarError for what would take too long to read."""
-    if depth > MAX_DEPTH:
-        raise GrammarError(f"{what} has values deeper than {MAX_DEPTH} levels; make it simpler.")
-    count = 0
-    if isinstance(value, Mapping):
-        properties = value.get("properties")
-        if isinstance(properties, Mapping):
-            count = len(properties)
-            if count > MAX_PROPERTIES:
-                raise GrammarError(f"{what} has an object with {count} properties; expected at most {MAX_PROPERTIES}.")
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        count += sum(_n_properties(item, what, depth + 1) for item in value)
-    return count
-
-
-def _check_count(n_properties: int, what: str) -> None:
-    if n_properties > MAX_PROPERTIES_IN_ALL:
-        raise GrammarError(f"{what} have {n_properties} properties; expected at most {MAX_PROPERTIES_IN_ALL}.")
-
-
-def _closed(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema with no further properties allowed in objects that name some, unless they say so themselves.
-
-    Not where schemas are joined that each name some: closing one would shut the others' properties out.
-    """
-    if _has(parameters, "allOf"):
-        return parameters
-
-    def close(schema: Any) -> Any:
-        if isinstance(schema, list):
-            return [close(item) for item in schema]
-        if not isinstance(schema, Mapping):
-            return schema
-        closed = {
-            key: {name: close(item) for name, item in value.items()}
-            if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping)
-            else close(value)
-            if key in ("items", "prefixItems", "anyOf", "oneOf", "additionalProperties")
-            else value
-            for key, value in schema.items()
-        }
-        choices = [closed.get("anyOf"), closed.get("oneOf")]
-        joins = "$ref" in closed or "patternProperties" in closed or _has(choices, "properties", "$ref")
-        if "properties" in closed and not joins:
-            closed.setdefault("additionalProperties", False)
-        return closed
-
-    found: Mapping[str, Any] = close(parameters)
-    return found
-
-
-def _is_open(schema: object) -> bool:
-    """Whether an object that names properties takes others because it joins schemas, and not by its own word."""
-    if isinstance(schema, Mapping):
-        here = "properties" in schema and not {"additionalProperties", "patternProperties"} & schema.keys()
-        return here or any(map(_is_open, schema.values()))
-    return isinstance(schema, list | tuple) and any(map(_is_open, schema))
-
-
-def _has(schema: object, *keys: str) -> bool:
-    """Whether one of the keys stands anywhere in it."""
-    if isinstance(schema, Mapping):
-        return any(key in schema for key in keys) or any(_has(value, *keys) for value in schema.values())
-    return isinstance(schema, list | tuple) and any(_has(value, *keys) for value in schema)
 
 
 def _reason(message: str) -> str:

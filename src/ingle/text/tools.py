@@ -8,7 +8,6 @@ models made here do. Only answers are searched for calls: what a person types is
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -173,107 +172,24 @@ def _type(value: object, where: str) -> str | list[str] | None:
 
 def tools_text(tools: Sequence[Mapping[str, Any]]) -> str:
     """The tools (as in the OpenAI API), and how to call them: for the system message where a chat template has none."""
-    listed = "".join(f"{json.dumps(tool.get('function', tool), ensure_ascii=False)}\n" for tool in tools)
-    return (
-        f"You can call these functions:\n<tools>\n{listed}</tools>\n"
-        "To call one, write its name and its arguments as JSON:\n"
-        f'{CALL_BEGIN}\n{{"name": "...", "arguments": {{...}}}}\n{CALL_END}'
-    )
+    from ingle.text.calls.generic import GENERIC
+
+    return GENERIC.told(tools)
 
 
 def find_calls(text: str) -> FoundCalls:
     """The calls in a model's answer, in order, what stands outside of them, and what is wrong with the others.
 
     Arguments may be an object, or a text that is one as JSON; absent ones are none. A call that is cut off, is not JSON
-    or has no name is a problem and no call. Never raises.
+    or has no name is a problem and no call. Never raises. For the calls of other families see `ingle.text.calls`.
     """
-    calls: list[ToolCall] = []
-    outside: list[str] = []
-    problems: list[str] = []
-    position = 0
-    while (begin := text.find(CALL_BEGIN, position)) >= 0:
-        outside.append(text[position:begin])
-        begin += len(CALL_BEGIN)
-        found, end = _call_at(text, begin)
-        if isinstance(found, ToolCall):
-            calls.append(found)
-            position = end
-            continue
-        end = text.find(CALL_END, begin)
-        problems.append(
-            f"A call {found if end >= 0 else 'has no end'}: {_excerpt(text[begin : end if end >= 0 else None])}"
-        )
-        position = end + len(CALL_END) if end >= 0 else len(text)
-    outside.append(text[position:])
-    return FoundCalls(calls, "".join(outside).strip(), problems)
+    from ingle.text.calls.hermes import HERMES
+    from ingle.text.calls.scanner import CallScanner
 
-
-def _call_at(text: str, begin: int) -> tuple[ToolCall | str, int]:
-    """The call whose JSON begins at `begin` and where its markup ends, or what is wrong with it."""
-    # The end is looked for behind the JSON, not in it: a text among the arguments may hold the markup itself.
-    start = begin + _n_space(text, begin)
-    try:
-        value, end = _DECODER.raw_decode(text, start)
-    except (ValueError, RecursionError):
-        return "is not JSON", begin
-    end += _n_space(text, end)
-    if not text.startswith(CALL_END, end):
-        return "is not JSON alone", begin
-    call = _call(value)
-    return call, end + len(CALL_END)
-
-
-def _call(value: object) -> ToolCall | str:
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
-        return "has no name"
-    arguments = value.get("arguments")
-    try:
-        if isinstance(arguments, str):
-            arguments = _DECODER.decode(arguments)
-        if isinstance(arguments, dict | None):
-            return ToolCall(_well_formed(value["name"]), _well_formed(arguments or {}))
-    except (ValueError, RecursionError):
-        return "has arguments that are not JSON"
-    return "has arguments that are no object"
-
-
-def _n_space(text: str, begin: int) -> int:
-    """How many characters of JSON's whitespace stand at `begin`."""
-    end = begin
-    while end < len(text) and text[end] in " \t\r\n":
-        end += 1
-    return end - begin
-
-
-def _well_formed(value: Any) -> Any:
-    """The value with U+FFFD for halves of surrogate pairs, which JSON can spell but no text can hold."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [_well_formed(item) for item in value]
-    if isinstance(value, dict):
-        return {_well_formed(key): _well_formed(item) for key, item in value.items()}
-    return value
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is too large")
-    return value
-
-
-#: JSON and no more: Python's own reading takes NaN and Infinity too.
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
-
-
-def _excerpt(text: str) -> str:
-    shown = " ".join(text[:200].split())
-    return repr(shown[:80] + ("..." if len(shown) > 80 or len(text) > 200 else ""))
+    scanner = CallScanner(HERMES)
+    scanner.push(text)
+    scanner.finish()
+    return scanner.found
 
 
 def _kind(value: object) -> str:
