@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingle.backends.base import Rows
-from ingle.engine.memory import peak_bytes
 from ingle.engine.runner import Runner
-from ingle.engine.sampling import Sampler, SamplingParams
+from ingle.engine.said import Meter, Said, Writer
+from ingle.engine.sampling import Sampler, SamplingParams, top_logprobs
 from ingle.engine.slots import Slot, Slots
-from ingle.engine.token import FinishReason, Stats, Token
+from ingle.engine.token import Answer, Stats, Token
 from ingle.errors import ContextError, GrammarError, UsageError
 from ingle.models.spec import Spec
-from ingle.text import StopScanner, TextStream, Tokenizer
+from ingle.text import Tokenizer
 
 if TYPE_CHECKING:
     from ingle.text.grammar import Grammar, Matcher
@@ -33,19 +33,6 @@ Progress = Callable[[int, int], None]  # (prompt tokens done, prompt tokens in a
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What was said. token_ids: as sampled, without the one that ended the answer. finish_reason: None = cut short.
-
-    problem: why its grammar cut it short, as a sentence; "" where none did.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason | None
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Request:
     """What to answer, and when to stop.
 
@@ -55,6 +42,7 @@ class Request:
     continuation: the answer goes on in the prompt's text, so a space between the two belongs to it.
     exact: the answer is to be the same whatever the cache holds; see `Slots`.
     on_end: called once when the answer has ended or was cut short, before its last token is given.
+    n_top: how many of the likeliest tokens to give with each token, see `Token.top`.
     """
 
     prompt: Sequence[int]
@@ -67,11 +55,14 @@ class Request:
     continuation: bool = True
     exact: bool = False
     on_end: Callable[[Answer], None] | None = None
+    n_top: int = 0
 
     def check(self, spec: Spec, context: int) -> None:
         """Raise UsageError or ContextError for what cannot be answered, before anything is computed."""
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UsageError(f"max_tokens is {self.max_tokens}; expected 1 or more.")
+        if isinstance(self.n_top, bool) or not isinstance(self.n_top, int) or not 0 <= self.n_top <= spec.n_vocab:
+            raise UsageError(f"n_top is {self.n_top!r}; expected a whole number from 0 to {spec.n_vocab}.")
         if not all(self.stop):
             raise UsageError("A stop string is empty; expected at least one character.")
         if self.grammar is not None and self.ignore_eos:
@@ -83,6 +74,9 @@ class Request:
                 f"The prompt has tokens from {min(self.prompt)} to {max(self.prompt)}; this model's are 0 to "
                 f"{spec.n_vocab - 1}."
             )
+        biased = self.params.logit_bias
+        if biased and max(biased) >= spec.n_vocab:
+            raise UsageError(f"logit_bias has token {max(biased)}; this model's are 0 to {spec.n_vocab - 1}.")
         if len(self.prompt) > context:
             room = spec.n_context
             more = f" or use a larger context (this model can have {room})" if context < room else ""
@@ -105,7 +99,7 @@ class Generation(Iterator[Token]):
         matcher = None if grammar is None else grammar.matcher(tokenizer, continuation=request.continuation)
         self.prompt_tokens = tuple(request.prompt)
         self.params = request.params.with_seed()
-        self._meter = _Meter(Stats(prompt_tokens=len(request.prompt), cached_tokens=0), began)
+        self._meter = Meter(Stats(prompt_tokens=len(request.prompt), cached_tokens=0), began)
         # A function and not a method: without a cycle, dropping the Generation closes it at once and frees its slot.
         self._tokens = _generate(runner, slots, tokenizer, request, Sampler(self.params), matcher, self._meter)
 
@@ -140,25 +134,6 @@ class Generation(Iterator[Token]):
         self.close()
 
 
-@dataclass(slots=True)
-class _Meter:
-    """The numbers of an answer while it is made."""
-
-    stats: Stats
-    began: float
-    cancelled: bool = False
-    ended: bool = False
-
-
-@dataclass(slots=True)
-class _Said:
-    """An answer while it is made."""
-
-    text: list[str] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-
-
 def _generate(
     runner: Runner,
     slots: Slots,
@@ -166,18 +141,14 @@ def _generate(
     request: Request,
     sampler: Sampler,
     matcher: Matcher | None,
-    meter: _Meter,
+    meter: Meter,
 ) -> Generator[Token, None, None]:
-    said = _Said()
+    said = Said(tokenizer, request, runner.cache.context)
     last = None
     problem = ""
     try:
         with slots.lend(request.prompt, "exact" if request.exact else "all") as slot:
-            for token in _decode(runner, slot, slots.chunk, tokenizer, request, sampler, matcher, meter):
-                said.text.append(token.text)
-                said.finish_reason = token.finish_reason
-                if token.finish_reason != "eos":
-                    said.token_ids.append(token.token_id)
+            for token in _decode(runner, slot, slots.chunk, tokenizer, request, sampler, matcher, meter, said):
                 if token.finish_reason is not None:
                     last = token
                     break  # the last token is given when the slot is free again: nobody has to ask for more
@@ -188,7 +159,7 @@ def _generate(
     finally:
         meter.ended = True
         if request.on_end is not None:
-            request.on_end(Answer("".join(said.text), tuple(said.token_ids), said.finish_reason, problem))
+            request.on_end(said.answer(problem))
     if last is not None:
         yield last
 
@@ -201,74 +172,44 @@ def _decode(
     request: Request,
     sampler: Sampler,
     matcher: Matcher | None,
-    meter: _Meter,
+    meter: Meter,
+    said: Said,
 ) -> Iterator[Token]:
     """The tokens of an answer, computed in a slot that holds a prefix of the prompt."""
-    writer = Writer(tokenizer, request)
-    room = runner.cache.context - len(request.prompt) + 1  # the last token is sampled but never computed
-    n_max = room if request.max_tokens is None else min(room, request.max_tokens)
     n_vocab = min(runner.spec.n_vocab, tokenizer.n_vocab)  # some matrices are padded with rows that are no tokens
     meter.stats = replace(meter.stats, cached_tokens=len(slot.tokens))
     # The prompt and its answer, as far as it is known. What a step computes are views of it: arrays made for each step
     # would take 20 us, with caches that the weights have just gone through.
     n_known = len(request.prompt)
-    sequence = np.zeros(n_known + n_max, np.int32)
+    sequence = np.zeros(n_known + said.n_max, np.int32)
     sequence[:n_known] = request.prompt
     rows = Rows.of_slot(slot.index, 0, sequence)
     resumed = perf_counter()
     logits = _prefill(runner, slot, chunk, request, rows, meter)
     if logits is None:
         return
-    prefill_s = perf_counter() - resumed
-    decode_s = 0.0
-    for index in range(n_max):
+    took_s = perf_counter() - resumed
+    for index in range(said.n_max):
+        row = logits[0, :n_vocab]
         allowed = None if matcher is None else matcher.mask()[:n_vocab]
-        sample = sampler.sample(logits[0, :n_vocab], sequence[:n_known], allowed)
+        sample = sampler.sample(row, sequence[:n_known], allowed)
         if matcher is not None:
             matcher.advance(sample.token_id)
         sequence[n_known] = sample.token_id
         n_known += 1
-        ends = sample.token_id in tokenizer.eog_ids and not request.ignore_eos
-        text, stopped = writer.write(sample.token_id, last=ends or index + 1 == n_max)
-        reason: FinishReason | None = "eos" if ends else "stop" if stopped else "length" if index + 1 == n_max else None
+        text = said.say(sample.token_id)
+        reason = said.finish_reason
         now = perf_counter()
         if index:
-            decode_s += now - resumed
-        first_or_last = index == 0 or reason is not None  # reading the peak takes some 20 us
-        stats = meter.stats = Stats(
-            meter.stats.prompt_tokens,
-            meter.stats.cached_tokens,
-            n_tokens=index + 1,
-            prefill_s=prefill_s,
-            ttft_s=now - meter.began if index == 0 else meter.stats.ttft_s,
-            decode_s=decode_s,
-            peak_memory_bytes=peak_bytes() if first_or_last else meter.stats.peak_memory_bytes,
-        )
-        yield Token(text, sample.token_id, sample.logprob, index, now - meter.began, stats, reason)
+            took_s = now - resumed
+        stats = meter.count(took_s, now, is_last=reason is not None)
+        top = top_logprobs(row, request.n_top) if request.n_top else ()
+        yield Token(text, sample.token_id, sample.logprob, index, now - meter.began, stats, reason, top)
         if reason is not None or meter.cancelled:
             return
         resumed = perf_counter()
         logits = runner.forward(rows.part(n_known - 1, n_known), [0])
         slot.tokens.append(sample.token_id)
-
-
-class Writer:
-    """Token ids to the text that people see: whole characters, and nothing of a stop string."""
-
-    def __init__(self, tokenizer: Tokenizer, request: Request) -> None:
-        self._eog_ids = tokenizer.eog_ids
-        self._stream = TextStream(tokenizer, continuation=request.continuation)
-        self._scanner = StopScanner(request.stop)
-
-    def write(self, token_id: int, last: bool) -> tuple[str, bool]:
-        """The text that is now certain (with `last`: all that is left), and whether a stop string was found."""
-        text = "" if token_id in self._eog_ids else self._stream.push(token_id)
-        if last:
-            text += self._stream.finish()
-        text, stopped = self._scanner.push(text)
-        if last and not stopped:
-            text += self._scanner.finish()
-        return text, stopped
 
 
 def chunk_rows(spec: Spec) -> int:
@@ -280,7 +221,7 @@ def chunk_rows(spec: Spec) -> int:
 
 
 def _prefill(
-    runner: Runner, slot: Slot, chunk: int, request: Request, rows: Rows, meter: _Meter
+    runner: Runner, slot: Slot, chunk: int, request: Request, rows: Rows, meter: Meter
 ) -> NDArray[np.float32] | None:
     """Compute what the slot does not hold of the prompt: its last logits [1, V], or None when it was cancelled."""
     prompt = request.prompt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -57,6 +57,9 @@ class Options(TypedDict, total=False):
     repeat_penalty: float
     repeat_last_n: int
     seed: int | None
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: Mapping[int, float]
     max_tokens: int | None
     stop: str | Iterable[str]
     ignore_eos: bool
@@ -80,7 +83,7 @@ class Model:
         self.name = checkpoint.source.name
         self.has_template = "tokenizer.chat_template" in checkpoint.source.metadata
         self.metadata = checkpoint.source.metadata
-        self._source = checkpoint.source
+        self._checkpoint = checkpoint
         self._parts: tuple[Runner, Slots] | None = (runner, slots)
         self._spec = runner.spec
         self._context = runner.cache.context
@@ -215,7 +218,7 @@ class Model:
         if self._parts is not None:
             self._parts[0].close()
             self._parts = None
-            self._source.close()
+            self._checkpoint.close()
 
     def __enter__(self) -> Model:
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import RLock
 from typing import Any
 
@@ -40,10 +40,17 @@ class Runner:
         with self.lock:
             self.closed = True
 
-    def forward(self, rows: Rows, wanted: Sequence[int] | NDArray[np.integer[Any]] = ()) -> NDArray[np.float32]:
+    def forward(
+        self,
+        rows: Rows,
+        wanted: Sequence[int] | NDArray[np.integer[Any]] = (),
+        on_sum: Callable[[NDArray[np.float32]], None] | None = None,
+    ) -> NDArray[np.float32]:
         """Compute rows and give the logits of those with the indices `wanted`: float32 [len(wanted), V].
 
         Keys and values of all rows are in the cache afterwards. With nothing wanted the output matrix is not read.
+        on_sum: given what joins the residual next, float32 [N, E], summed over devices, each time there is such: after
+        each attention and each feed-forward, or (with `spec.parallel`) once for both. It is not to be kept, or changed.
         """
         backend, weights = self.backend, self.weights
         with self.lock:
@@ -51,26 +58,32 @@ class Runner:
                 raise UsageError("The model was closed; load it again.")
             state = backend.embed(weights.embedding, rows, self.cache)
             run_linked = getattr(backend, "run_linked", None)
-            if len(rows) <= FEW and self.comm.n_ranks == 1 and run_linked is not None and weights.linked is not None:
+            alone = self.comm.n_ranks == 1 and on_sum is None
+            if len(rows) <= FEW and alone and run_linked is not None and weights.linked is not None:
                 run_linked(weights.linked, state)
             else:
-                self._run(backend, state)
+                self._run(backend, state, on_sum)
             if not len(wanted):
                 return np.empty((0, self.spec.n_vocab), np.float32)
             return backend.logits(weights.output, state, np.asarray(wanted, dtype=np.int32))
 
-    def _run(self, backend: Backend, state: State) -> None:
+    def _run(self, backend: Backend, state: State, on_sum: Callable[[NDArray[np.float32]], None] | None) -> None:
         """All passes, block by block."""
         attention, feed_forward, block = backend.attention, backend.feed_forward, self.weights.block
         # Alone, not even `state.delta` is asked for: it may cost a call into the native core.
-        together = self.comm.n_ranks > 1
+        together = self.comm.n_ranks > 1 or on_sum is not None
         sum_attention = together and not self.spec.parallel  # in parallel blocks one sum serves both halves
         for pass_index in range(self.spec.n_passes):
             with block(2 * pass_index) as weight:
                 attention(weight, state, pass_index)
             if sum_attention:
-                self.comm.sum(state.delta)
+                self._sum(state.delta, on_sum)
             with block(2 * pass_index + 1) as weight:
                 feed_forward(weight, state, pass_index)
             if together:
-                self.comm.sum(state.delta)
+                self._sum(state.delta, on_sum)
+
+    def _sum(self, delta: NDArray[np.float32], on_sum: Callable[[NDArray[np.float32]], None] | None) -> None:
+        self.comm.sum(delta)
+        if on_sum is not None:
+            on_sum(delta)

@@ -1,16 +1,16 @@
 """From logits to one token: penalties, cut-offs, temperature, and one random number per step.
 
-The order is: grammar, repeat penalty, top-k, top-p, min-p, temperature, draw. The NumPy sampler here defines what is
-right; the native one gives the same token for the same logits, seed and step, and is what `Sampler` uses where it is
-built.
+The order is: frequency and presence penalties, bias, grammar, repeat penalty, top-k, top-p, min-p, temperature, draw.
+The NumPy sampler here defines what is right; the native one gives the same token for the same logits, seed and step,
+and is what `Sampler` uses where it is built.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import NamedTuple
 
@@ -19,7 +19,17 @@ from numpy.typing import NDArray
 
 from ingle.errors import BackendError, UsageError
 
-__all__ = ["NOT_ALLOWED", "NOT_FINITE", "Sample", "Sampler", "SamplingParams", "sample_numpy", "uniform"]
+__all__ = [
+    "NOT_ALLOWED",
+    "NOT_FINITE",
+    "Sample",
+    "Sampler",
+    "SamplingParams",
+    "sample_numpy",
+    "top_logprobs",
+    "uniform",
+    "with_penalties",
+]
 
 MASK = (1 << 64) - 1
 NOT_FINITE = (
@@ -44,6 +54,9 @@ class SamplingParams:
     min_p: only tokens at least this fraction as likely as the most likely one (arXiv 2407.01082); 0 = all.
     repeat_penalty: logits of tokens among the last `repeat_last_n` (prompt and answer) are divided by it where positive
         and multiplied where negative (CTRL, arXiv 1909.05858); 1 = none. repeat_last_n: 0 = none, -1 = all.
+    frequency_penalty, presence_penalty: what logits of the answer's own tokens lose, for each time that they stand in
+        it, and once; see `with_penalties`. -2 to 2, 0 = none.
+    logit_bias: what is added to the logits of tokens, -100 to 100.
     seed: the same seed gives the same text, on any number of threads. None = one from the system's randomness.
     """
 
@@ -54,6 +67,9 @@ class SamplingParams:
     repeat_penalty: float = 1.0
     repeat_last_n: int = 64
     seed: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         _number("temperature", self.temperature, 0.0, 1e3)
@@ -64,6 +80,16 @@ class SamplingParams:
         _integer("repeat_last_n", self.repeat_last_n, -1, 2**31 - 1)
         if self.seed is not None:
             _integer("seed", self.seed, 0, MASK)
+        _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        for token_id, bias in self.logit_bias.items():
+            _integer("A token of logit_bias", token_id, 0, 2**31 - 1)
+            _number(f"logit_bias of token {token_id}", bias, -100.0, 100.0)
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether a draw is from other logits than the model's, before any cut-off."""
+        return bool(self.frequency_penalty or self.presence_penalty or self.logit_bias)
 
     def with_seed(self) -> SamplingParams:
         """These, with a seed from the system's randomness where there is none: what can be repeated."""
@@ -99,6 +125,8 @@ class Sampler:
         native = None if function else native_sample()
         self._function = function or native or sample_numpy
         self._checks = native is not None  # the native one looks for what is not finite itself
+        self._changes = self.params.changes_logits
+        self._said: dict[int, int] = {}  # how often each token; only where that changes anything
         self._step = 0
 
     def sample(
@@ -112,9 +140,6 @@ class Sampler:
         history: the tokens so far, prompt and answer. allowed: bool [V], the only tokens that may be drawn; None = all.
         Raises BackendError when the logits are not finite numbers, or give no probability to any token allowed.
         """
-        # One NaN makes the maximum NaN, so this finds them all. -inf is an ordinary "never".
-        if (allowed is not None or not self._checks) and not math.isfinite(float(logits.max())):
-            raise BackendError(NOT_FINITE)
         p = self.params
         recent = _NOTHING
         if p.repeat_penalty != 1.0 and p.repeat_last_n != 0:
@@ -122,18 +147,68 @@ class Sampler:
             recent = np.asarray(last, dtype=np.int32)
         assert p.seed is not None
         u = uniform(p.seed, self._step) if p.temperature else 0.0  # nothing is drawn at temperature 0
-        self._step += 1
         rest = recent, p.repeat_penalty, p.top_k, p.top_p, p.min_p, p.temperature, u
-        if allowed is None:
-            return Sample(*self._function(logits, *rest))
-        masked = np.where(allowed, logits, np.float32(-np.inf))
-        if masked.max() == -np.inf:
+        if allowed is None and not self._changes:
+            # One NaN makes the maximum NaN, so this finds them all. -inf is an ordinary "never".
+            if not self._checks and not math.isfinite(float(logits.max())):
+                raise BackendError(NOT_FINITE)
+            sample = Sample(*self._function(logits, *rest))
+            self._step += 1
+            return sample
+        if not math.isfinite(float(logits.max())):
+            raise BackendError(NOT_FINITE)
+        changed = with_penalties(logits, self._said, p) if self._changes else logits
+        if allowed is not None:
+            changed = np.where(allowed, changed, np.float32(-np.inf))
+        if changed.max() == -np.inf:
             raise BackendError(NOT_ALLOWED)
-        token_id, _ = self._function(masked, *rest)
-        return Sample(token_id, _logprob(logits.astype(np.float64), token_id))
+        token_id, _ = self._function(changed, *rest)
+        return self._step_to(logits, token_id)
+
+    def forced(self, logits: NDArray[np.float32], token_id: int) -> Sample:
+        """A step whose token can be no other, by logits float32 [V]: what `sample` gives where only it is allowed.
+
+        Raises BackendError when the logits are not finite numbers, or give it no probability.
+        """
+        if not math.isfinite(float(logits.max())):
+            raise BackendError(NOT_FINITE)
+        if logits[token_id] == -np.inf:
+            raise BackendError(NOT_ALLOWED)
+        return self._step_to(logits, token_id)
+
+    def _step_to(self, logits: NDArray[np.float32], token_id: int) -> Sample:
+        self._step += 1
+        if self._changes:
+            self._said[token_id] = self._said.get(token_id, 0) + 1
+        # The draw of the likeliest gives its probability, and how much less likely this one is stands in the logits.
+        best, logprob = self._function(logits, _NOTHING, 1.0, 0, 1.0, 0.0, 0.0, 0.0)
+        return Sample(token_id, logprob + float(logits[token_id]) - float(logits[best]))
 
 
 _NOTHING = np.empty(0, dtype=np.int32)
+
+
+def with_penalties(logits: NDArray[np.float32], said: Mapping[int, int], params: SamplingParams) -> NDArray[np.float32]:
+    """A copy of logits [V] with `logit_bias`, and less for the tokens that the answer has: `said` so often each.
+
+    OpenAI's definition: minus frequency_penalty for each time, and minus presence_penalty once.
+    """
+    changed = logits.copy()
+    for token_id, times in said.items():
+        changed[token_id] -= times * params.frequency_penalty + params.presence_penalty
+    for token_id, bias in params.logit_bias.items():
+        if token_id < len(changed):  # matrices may have rows for more than there are tokens
+            changed[token_id] += bias
+    return changed
+
+
+def top_logprobs(logits: NDArray[np.float32], n: int) -> tuple[tuple[int, float], ...]:
+    """The n likeliest tokens by logits [V], falling, the lower id first where two are equal, with their logprobs."""
+    raw = logits.astype(np.float64)
+    ids = _best(raw, min(n, len(raw)))
+    most = raw[ids[0]]
+    total = math.log(np.exp(raw - most).sum())
+    return tuple((int(token_id), float(raw[token_id] - most - total)) for token_id in ids)
 
 
 def native_sample() -> SampleFunction | None:

@@ -62,12 +62,30 @@ class Slots:
         At least the prompt's last token is never in it, so that there is a row whose logits can be asked for.
         Raises BackendError when every slot is lent.
         """
-        with self._lock:
-            slot = self._take(prompt, reuse)
+        slot = self.take(prompt, reuse)
         try:
             yield slot
         finally:
-            slot.busy = False
+            self.give_back(slot)
+
+    def take(self, prompt: Sequence[int], reuse: Reuse = "all") -> Slot:
+        """As `lend`, until `give_back`."""
+        with self._lock:
+            return self._take(prompt, reuse)
+
+    def give_back(self, slot: Slot) -> None:
+        """The slot is free. It keeps its tokens, for who comes with the same beginning."""
+        slot.busy = False
+
+    @property
+    def n_free(self) -> int:
+        """How many are not lent."""
+        return sum(not slot.busy for slot in self._slots)
+
+    def known(self, prompt: Sequence[int], reuse: Reuse = "all") -> int:
+        """How many first positions of the prompt some slot has for it."""
+        with self._lock:
+            return max(self._known(slot, prompt, reuse) for slot in self._slots)
 
     @contextmanager
     def lend_all(self) -> Iterator[None]:

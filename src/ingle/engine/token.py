@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["FinishReason", "Stats", "Token"]
+__all__ = ["Answer", "FinishReason", "Stats", "Token"]
 
 FinishReason = Literal["stop", "length", "eos"]
 
@@ -55,6 +55,19 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What was said. token_ids: as sampled, without the one that ended the answer. finish_reason: None = cut short.
+
+    problem: why its grammar cut it short, as a sentence; "" where none did.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """One sampled token.
 
@@ -63,6 +76,7 @@ class Token:
     logprob: natural logarithm of the probability the model itself gave it, whatever the sampling did.
     index: 0 for the answer's first token. time_s: seconds from the call to this token, on a monotonic clock.
     finish_reason: None until the last token, then "eos" (the model ended), "stop" (a stop string) or "length".
+    top: the likeliest tokens in its place, falling, with their logprobs; as many as `Request.n_top` asked for.
     """
 
     text: str
@@ -72,3 +86,4 @@ class Token:
     time_s: float
     stats: Stats
     finish_reason: FinishReason | None = None
+    top: tuple[tuple[int, float], ...] = ()

@@ -1,0 +1,516 @@
+"""Many answers at once, with a scripted backend whose next token depends on every token in the slot."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scheduled import WAIT_S, Gate, Kept
+
+import toys
+from ingle.engine import scheduler as module
+from ingle.engine.generate import Answer, Request
+from ingle.engine.model import Model, load
+from ingle.engine.sampling import SamplingParams
+from ingle.engine.scheduler import Scheduler
+from ingle.engine.token import Token
+from ingle.errors import BackendError, BusyError, ClosedError, ContextError, IngleError, UsageError
+
+N_VOCAB = len(toys.vocabulary())
+END = N_VOCAB - 1
+SCRIPT = toys.hashed(256)  # never an end token
+LONG = [int(token) for token in np.random.default_rng(1).integers(0, 256, 200)]
+GREEDY = SamplingParams(temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toys.toy_gguf(tmp_path_factory.mktemp("toy") / "toy.gguf")
+
+
+def expected(prompt: list[int], n: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(n):
+        tokens.append(SCRIPT(tokens))
+    return tokens[len(prompt) :]
+
+
+def greedy(prompt: list[int], max_tokens: int = 5, **options: object) -> Request:
+    return Request(prompt, GREEDY, max_tokens=max_tokens, **options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def serving(
+    toy: Path, script: Callable[[list[int]], int] = SCRIPT, n_slots: int = 2, **options: int
+) -> Iterator[tuple[Scheduler, toys.ScriptedBackend, Model]]:
+    model, backend = toys.scripted_model(toy, script, n_slots=n_slots)
+    scheduler = Scheduler(model, **options)
+    try:
+        yield scheduler, backend, model
+    finally:
+        if isinstance(script, Gate):
+            script.open.set()
+        scheduler.close()
+        _, slots = model._open_parts()
+        assert slots.n_free == n_slots, "a slot was not given back"
+        assert not any("ingle" in thread.name for thread in threading.enumerate())
+
+
+@contextmanager
+def held(toy: Path, n_slots: int = 2, **options: int) -> Iterator[tuple[Scheduler, toys.ScriptedBackend, Gate, Kept]]:
+    """A scheduler that has a first answer in its slots, and computes nothing more until the gate opens."""
+    gate = Gate(SCRIPT)
+    with serving(toy, gate, n_slots, **options) as (scheduler, backend, _):
+        first = Kept()
+        scheduler.submit(greedy([250, 251], 3), first)
+        assert gate.reached.wait(WAIT_S)
+        yield scheduler, backend, gate, first
+
+
+def test_answers_are_those_of_generate(toy: Path) -> None:
+    rng = np.random.default_rng(2)
+    prompts = [[*LONG[: int(rng.integers(1, 150))], int(rng.integers(0, 256))] for _ in range(40)]
+    with serving(toy, n_slots=4) as (scheduler, _, model):
+        answers = [Kept() for _ in prompts]
+        for index, (prompt, kept) in enumerate(zip(prompts, answers, strict=True)):
+            scheduler.submit(greedy(prompt, 1 + index % 17), kept, user=str(index % 3))
+        for kept in answers:
+            kept.wait()
+        for index, (prompt, kept) in enumerate(zip(prompts, answers, strict=True)):
+            generation = model.generate(prompt, max_tokens=1 + index % 17, temperature=0.0)
+            assert [(t.text, t.token_id, t.index, t.finish_reason) for t in kept.tokens] == [
+                (t.text, t.token_id, t.index, t.finish_reason) for t in generation
+            ]
+            assert kept.answer == Answer(kept.text, tuple(kept.ids), "length")
+            assert kept.error is None
+        load = scheduler.load
+        assert (load.n_answered, load.n_running, load.n_queued) == (40, 0, 0)
+        assert load.completion_tokens == sum(len(kept.tokens) for kept in answers)
+        assert load.prompt_tokens == sum(map(len, prompts))
+        assert load.cached_tokens == sum(kept.tokens[-1].stats.cached_tokens for kept in answers) > 0
+
+
+def test_the_models_own_end_and_stop_strings(toy: Path) -> None:
+    letters = toys.byte_letters()
+    text = [toys.vocabulary().index(letters[byte]) for byte in b"one two"]
+    with serving(toy, lambda tokens: [*text, END, END][len(tokens) - 1]) as (scheduler, _, _):
+        kept, stopped = Kept(), Kept()
+        scheduler.submit(greedy([1], 50), kept)
+        scheduler.submit(greedy([2], 50, stop=("e t",)), stopped)
+        assert kept.answer == Answer("one two", tuple(text), "eos")
+        assert (stopped.answer or Answer("", (), None)).text == stopped.text == "on"
+        assert stopped.tokens[-1].finish_reason == "stop"
+
+
+def test_requests_join_and_leave_between_steps(toy: Path) -> None:
+    with held(toy, 3) as (scheduler, backend, gate, first):
+        second, third = Kept(), Kept()
+        scheduler.submit(greedy([7], 5), second)
+        scheduler.submit(greedy([8, 9, 10], 2), third)
+        gate.open.set()
+        for kept, prompt, n in ((first, [250, 251], 3), (second, [7], 5), (third, [8, 9, 10], 2)):
+            assert kept.wait().ids == expected(prompt, n)
+        # first: 2 rows of prompt; then its row, and the prompts of the others; and so on, until each has its tokens.
+        assert [len(rows) for rows in backend.calls] == [2, 1 + 1 + 3, 1 + 1 + 1, 1, 1, 1]
+
+
+def test_no_answer_waits_for_more_than_a_chunk(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingle.engine.step.LEAST_ROWS", 16)
+    monkeypatch.setattr("ingle.engine.step.MOST_ROWS", 32)
+    with held(toy, 3) as (scheduler, backend, gate, first):
+        answers = [Kept(), Kept()]
+        for index, kept in enumerate(answers):
+            scheduler.submit(greedy([index, *LONG], 3), kept)
+        gate.open.set()
+        first.wait()
+        for index, kept in enumerate(answers):
+            assert kept.wait().ids == expected([index, *LONG], 3)
+        beside = [rows for rows in backend.calls[1:] if 0 in rows.slots and len(rows) > 3]
+        assert beside
+        assert all(len(rows) <= 32 + 1 for rows in beside)  # its own row
+        assert sum(map(len, backend.calls)) == 2 + 2 + 2 * (201 + 2)  # and nothing twice
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one(toy: Path) -> None:
+    with held(toy, 3) as (scheduler, _, gate, _first):
+        order: list[str] = []
+        listeners = {name: _Named(name, order) for name in ("long", "short")}
+        long = list(range(100)) * 2
+        monkey = pytest.MonkeyPatch()
+        with monkey.context() as patch:
+            patch.setattr("ingle.engine.step.MOST_ROWS", 32)
+            scheduler._pace = module.Pace(32)
+            scheduler._slots.chunk = 32
+            scheduler.submit(greedy(long, 1), listeners["long"])
+            scheduler.submit(greedy([9, 9, 9], 1), listeners["short"])
+            gate.open.set()
+            for listener in listeners.values():
+                listener.wait()
+        assert order == ["short", "long"]
+
+
+class _Named(Kept):
+    def __init__(self, name: str, order: list[str]) -> None:
+        super().__init__()
+        self.name, self.order = name, order
+
+    def on_end(self, answer: Answer | None, error: IngleError | None) -> None:
+        self.order.append(self.name)
+        super().on_end(answer, error)
+
+
+def test_a_beginning_in_common_is_computed_once(toy: Path) -> None:
+    with held(toy, 4) as (scheduler, backend, gate, first):
+        answers = [Kept() for _ in range(3)]
+        for index, kept in enumerate(answers):
+            scheduler.submit(greedy([*LONG[:100], 200 + index, 5], 2), kept)
+        gate.open.set()
+        first.wait()
+        for index, kept in enumerate(answers):
+            assert kept.wait().ids == expected([*LONG[:100], 200 + index, 5], 2)
+        # One computes the 100; the others wait for that, and compute what is their own.
+        assert [kept.tokens[0].stats.cached_tokens for kept in answers] == [0, 100, 100]
+        assert sum(map(len, backend.calls)) == (2 + 2) + (102 + 1) + 2 * (2 + 1)
+
+
+def test_who_waits_for_a_beginning_holds_nobody_up(toy: Path) -> None:
+    with held(toy, 4) as (scheduler, backend, gate, _first):
+        answers = [Kept() for _ in range(3)]
+        for prompt, kept in zip(([*LONG[:100], 1], [*LONG[:100], 2], [3, 3]), answers, strict=True):
+            scheduler.submit(greedy(prompt, 1), kept)
+        gate.open.set()
+        for kept in answers:
+            kept.wait()
+        # The third is computed beside the first, in the step after the one that was held up.
+        assert len(backend.calls[1]) == 1 + 101 + 2
+
+
+def test_with_fewer_slots_than_requests_the_others_wait(toy: Path) -> None:
+    with held(toy, 1) as (scheduler, backend, gate, first):
+        answers = [Kept() for _ in range(4)]
+        jobs = [scheduler.submit(greedy([index], 2), kept) for index, kept in enumerate(answers)]
+        assert scheduler.load.n_queued == 4
+        assert all(job.queue_s is None for job in jobs)
+        gate.open.set()
+        for index, kept in enumerate(answers):
+            assert kept.wait().ids == expected([index], 2)
+        assert first.wait().ids == expected([250, 251], 3)
+        assert all(len(rows.slots) <= 2 for rows in backend.calls)
+        assert all(job.queue_s is not None and job.queue_s > 0 for job in jobs)
+
+
+def test_users_take_turns(toy: Path) -> None:
+    with held(toy, 1) as (scheduler, _, gate, _first):
+        order: list[str] = []
+        listeners = []
+        for user, n in (("greedy", 4), ("modest", 2), ("late", 1)):
+            for index in range(n):
+                listener = _Named(f"{user} {index}", order)
+                listeners.append(listener)
+                scheduler.submit(greedy([len(listeners)], 1), listener, user=user)
+        gate.open.set()
+        for listener in listeners:
+            listener.wait()
+        assert order == ["greedy 0", "modest 0", "late 0", "greedy 1", "modest 1", "greedy 2", "greedy 3"]
+
+
+def test_a_full_queue_says_when_to_come_again(toy: Path) -> None:
+    with held(toy, 1, max_queue=2) as (scheduler, _, gate, _first):
+        answers = [Kept(), Kept()]
+        for kept in answers:
+            scheduler.submit(greedy([1], 1), kept)
+        refused = Kept()
+        with pytest.raises(BusyError, match=r"2 requests are waiting .* seconds") as caught:
+            scheduler.submit(greedy([1], 1), refused)
+        assert 1 <= caught.value.retry_after_s <= 600
+        with pytest.raises(BusyError):
+            scheduler.embed([[1]])
+        assert scheduler.load.n_refused == 2
+        gate.open.set()
+        for kept in answers:
+            assert kept.error is None
+        again = Kept()
+        scheduler.submit(greedy([1], 1), again)
+        assert again.error is None
+        assert not refused.ends
+
+
+def test_a_cancelled_answer_ends_and_its_slot_goes_to_the_next(toy: Path) -> None:
+    with held(toy, 1) as (scheduler, _, gate, _first):
+        next_one = Kept()
+        running, waiting = Kept(), Kept()
+        jobs = [scheduler.submit(greedy([5], 1000), running), scheduler.submit(greedy([6], 1000), waiting)]
+        jobs[1].cancel()
+        seen = threading.Event()
+        running.on_token = lambda token: (Kept.on_token(running, token), jobs[0].cancel(), seen.set())  # type: ignore[assignment]
+        scheduler.submit(greedy([7], 2), next_one)
+        gate.open.set()
+        assert running.wait().ids == expected([5], 1)
+        assert running.answer == Answer(running.text, tuple(running.ids), None)
+        assert running.error is None
+        assert waiting.wait().ends == [(None, None)]
+        assert next_one.wait().ids == expected([7], 2)
+
+
+def test_what_fails_ends_alone(toy: Path) -> None:
+    class Bad(Kept):
+        def on_token(self, token: Token) -> None:
+            super().on_token(token)
+            if len(self.tokens) == 2:
+                raise RuntimeError("the wire was cut")
+
+    class Worse(Kept):
+        def on_end(self, answer: Answer | None, error: IngleError | None) -> None:
+            super().on_end(answer, error)
+            raise RuntimeError("and that too")
+
+    def interrupt(done: int, total: int) -> None:
+        raise UsageError("no more of this prompt")
+
+    with held(toy, 4) as (scheduler, _, gate, first):
+        bad, worse, refused, good = Bad(), Worse(), Kept(), Kept()
+        scheduler.submit(greedy([5], 9), bad)
+        scheduler.submit(greedy([6], 2), worse)
+        scheduler.submit(greedy([7], 2, on_prefill=interrupt), refused)
+        scheduler.submit(greedy([8], 9), good)
+        gate.open.set()
+        assert isinstance(bad.error, BackendError)
+        assert "the wire was cut" in str(bad.error)
+        assert bad.answer == Answer("".join(t.text for t in bad.tokens), tuple(bad.ids), None)
+        assert worse.wait().ids == expected([6], 2)
+        assert isinstance(refused.error, UsageError)
+        assert refused.answer == Answer("", (), None)
+        assert good.wait().ids == expected([8], 9)
+        assert first.error is None
+
+
+def test_logits_that_are_not_finite_end_one_answer(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = toys.ScriptedBackend.logits
+
+    def damaged(self: toys.ScriptedBackend, output: object, state: toys.ScriptedState, wanted: object) -> object:
+        found = logits(self, output, state, wanted)  # type: ignore[arg-type]
+        for i, row in enumerate(wanted):  # type: ignore[call-overload]
+            slot = state.rows.slots[row]
+            if state.cache.tokens[slot, 0] == 13 and state.rows.positions[row] == 2:
+                found[i, 5] = np.nan
+        return found
+
+    monkeypatch.setattr(toys.ScriptedBackend, "logits", damaged)
+    with serving(toy) as (scheduler, _, _):
+        unlucky, other = Kept(), Kept()
+        scheduler.submit(greedy([13], 9), unlucky)
+        scheduler.submit(greedy([14], 9), other)
+        assert "not finite" in str(unlucky.error)
+        assert unlucky.ids == expected([13], 2)
+        assert other.wait().ids == expected([14], 9)
+
+
+def test_an_error_of_the_backend_ends_all_that_run_and_no_more(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed = toys.ScriptedBackend.embed
+    failures = iter([BackendError("the device is gone"), MemoryError("of the other kind")])
+
+    def failing(self: toys.ScriptedBackend, embedding: object, rows: object, cache: object) -> object:
+        if len(self.calls) in (1, 2):
+            self.calls.append(rows)  # type: ignore[arg-type]
+            raise next(failures)
+        return embed(self, embedding, rows, cache)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(toys.ScriptedBackend, "embed", failing)
+    with held(toy, 2) as (scheduler, _, gate, first):
+        second, third, fourth = Kept(), Kept(), Kept()
+        scheduler.submit(greedy([5], 2), second)
+        scheduler.submit(greedy([6], 2), third)
+        scheduler.submit(greedy([7], 2), fourth)
+        gate.open.set()
+        assert str(first.error) == str(second.error) == "the device is gone"
+        assert "MemoryError: of the other kind" in str(third.error)
+        assert isinstance(fourth.error, BackendError)
+        after = Kept()
+        scheduler.submit(greedy([5], 2), after)
+        assert after.wait().ids == expected([5], 2)
+
+
+def test_closing_lets_end_what_was_taken(toy: Path) -> None:
+    with held(toy, 1) as (scheduler, _, gate, first):
+        waiting = Kept()
+        scheduler.submit(greedy([5], 4), waiting)
+        closing = threading.Thread(target=scheduler.close)
+        closing.start()
+        while not scheduler.closed:
+            pass
+        with pytest.raises(ClosedError):
+            scheduler.submit(greedy([1]), Kept())
+        with pytest.raises(ClosedError):
+            scheduler.embed([[1]])
+        gate.open.set()
+        closing.join(WAIT_S)
+        assert first.wait().ids == expected([250, 251], 3)
+        assert waiting.wait().ids == expected([5], 4)
+
+
+def test_closing_cuts_off_what_takes_too_long(toy: Path) -> None:
+    with held(toy, 1) as (scheduler, _, gate, first):
+        waiting = Kept()
+        scheduler.submit(greedy([5], 4), waiting)
+        closing = threading.Thread(target=scheduler.close, args=(0.0,))
+        closing.start()
+        while not scheduler._cut:
+            pass
+        gate.open.set()
+        closing.join(WAIT_S)
+        assert isinstance(first.error, ClosedError)
+        assert first.answer == Answer(first.text, tuple(first.ids), None)
+        assert first.ids == expected([250, 251], 1)
+        assert isinstance(waiting.error, ClosedError)
+        assert waiting.answer is None
+        scheduler.close()  # once more does nothing
+
+
+def test_a_closed_model_ends_its_answers(toy: Path) -> None:
+    with serving(toy) as (scheduler, _, model):
+        kept = Kept()
+        kept.on_token = lambda token: model.close()  # type: ignore[method-assign]
+        model_parts = model._open_parts()
+        scheduler.submit(greedy([5], 50), kept)
+        assert "closed" in str(kept.error)
+        model._parts = model_parts
+
+
+def test_slots_that_others_have_are_waited_for(toy: Path) -> None:
+    with serving(toy, n_slots=1) as (scheduler, _, model):
+        other = model.generate([9], max_tokens=2)
+        next(other)
+        kept = Kept()
+        scheduler.submit(greedy([5], 2), kept)
+        assert not kept._ended.wait(0.05)
+        other.close()
+        assert kept.wait().ids == expected([5], 2)
+
+
+def test_what_cannot_be_answered_is_refused_at_once(toy: Path) -> None:
+    with serving(toy) as (scheduler, _, _):
+        for request, error in (
+            (greedy([]), UsageError),
+            (greedy([1], 0), UsageError),
+            (greedy([1] * 300), ContextError),
+            (greedy([1], n_top=-1), UsageError),
+            (Request([1], SamplingParams(logit_bias={N_VOCAB: 1.0})), UsageError),
+        ):
+            with pytest.raises(error):
+                scheduler.submit(request, Kept())
+        with pytest.raises(ContextError):
+            scheduler.embed([[1], [1] * 300])
+        assert scheduler.load.n_queued == 0
+    with pytest.raises(UsageError, match="max_queue"):
+        Scheduler(toys.scripted_model(toy, SCRIPT)[0], max_queue=0)
+
+
+def test_an_answer_fills_the_context_and_no_more(toy: Path) -> None:
+    model, _ = toys.scripted_model(toy, SCRIPT, n_slots=2, context=16)
+    with Scheduler(model) as scheduler:
+        kept = Kept()
+        scheduler.submit(Request(LONG[:10], GREEDY), kept)
+        assert kept.wait().ids == expected(LONG[:10], 7)
+        assert kept.tokens[-1].finish_reason == "length"
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_any_schedule_gives_each_its_answer(toy: Path, data: st.DataObject) -> None:
+    """Any number of slots, any chunks, any beginnings in common, cancelled or not: what came is right and complete."""
+    n_slots = data.draw(st.integers(1, 4))
+    chunk = data.draw(st.sampled_from([3, 16, 64]))
+    requests = data.draw(
+        st.lists(
+            st.tuples(
+                st.integers(0, 2),  # which beginning
+                st.integers(0, 60),  # so much of it
+                st.lists(st.integers(0, 255), min_size=1, max_size=40),
+                st.integers(1, 12),
+                st.sampled_from(["a", "b", "c"]),
+                st.sampled_from([None, None, None, 0, 1, 3]),  # cancelled after so many tokens
+                st.booleans(),
+            ),
+            min_size=1,
+            max_size=12,
+        )
+    )
+    gate = Gate(SCRIPT)
+    model, backend = toys.scripted_model(toy, gate, n_slots=n_slots)
+    slots = model._open_parts()[1]
+    slots.chunk = chunk
+    scheduler = Scheduler(model)
+    scheduler._pace = module.Pace(chunk)
+    answers: list[tuple[Kept, list[int], int, int | None]] = []
+    try:
+        for which, n, rest, max_tokens, user, cut, exact in requests:
+            prompt = [which, *LONG[which * 60 : which * 60 + n], *rest]
+            kept = Kept()
+            job = scheduler.submit(greedy(prompt, max_tokens, exact=exact), kept, user=user)
+            if cut == 0:
+                job.cancel()
+            elif cut:
+                kept.on_token = _cancelling(kept, job.cancel, cut)  # type: ignore[method-assign]
+            answers.append((kept, prompt, max_tokens, cut))
+        gate.open.set()
+        for kept, prompt, max_tokens, cut in answers:
+            kept.wait()
+            n = max_tokens if cut is None else min(max_tokens, cut)
+            if cut != 0:
+                assert kept.ids == expected(prompt, n)
+            assert kept.error is None
+            assert len(kept.ends) == 1
+        assert all(len(rows) <= chunk + n_slots for rows in backend.calls)
+    finally:
+        gate.open.set()
+        scheduler.close()
+    assert slots.n_free == n_slots
+
+
+def _cancelling(kept: Kept, cancel: Callable[[], None], after: int) -> Callable[[Token], None]:
+    def on_token(token: Token) -> None:
+        Kept.on_token(kept, token)
+        if len(kept.tokens) == after:
+            cancel()
+
+    return on_token
+
+
+def test_alone_and_with_a_seed_it_is_what_generate_gives(toy: Path) -> None:
+    """With a real model: the same tokens and the same logprobs, bit for bit, with and without a cache."""
+    with (
+        load(toy, threads=1, n_slots=3) as model,
+        load(toy, threads=1, n_slots=3) as same,
+        Scheduler(model) as scheduler,
+    ):
+        for _ in range(2):
+            for seed in (0, 1):
+                params = SamplingParams(temperature=1.0, seed=seed)
+                kept = Kept()
+                job = scheduler.submit(Request(LONG, params, max_tokens=20, exact=True, n_top=3), kept)
+                assert job.seed == seed
+                there = list(same.generate(LONG, max_tokens=20, seed=seed, temperature=1.0))
+                assert [(t.token_id, t.logprob, t.text) for t in kept.wait().tokens] == [
+                    (t.token_id, t.logprob, t.text) for t in there
+                ]
+                assert all(len(t.top) == 3 for t in kept.tokens)
+
+
+def test_many_answers_of_a_real_model_are_those_of_generate(toy: Path) -> None:
+    # The reference's rows hardly depend on each other; the native ones do by their roundings, and toys are undecided.
+    with load(toy, backend="reference", n_slots=4) as model, Scheduler(model) as scheduler:
+        prompts = [LONG[index : index + 5 + 9 * index] for index in range(12)]
+        answers = [Kept() for _ in prompts]
+        for prompt, kept in zip(prompts, answers, strict=True):
+            scheduler.submit(greedy(prompt, 25), kept)
+        for kept in answers:
+            kept.wait()
+        for prompt, kept in zip(prompts, answers, strict=True):
+            assert kept.ids == [t.token_id for t in model.generate(prompt, max_tokens=25, temperature=0.0)]
+            assert kept.tokens[-1].stats.n_tokens == len(kept.tokens)
