@@ -2,6 +2,7 @@
 #
 #   make run     install into .venv and let the bundled model tell a story
 #   make test    install what the tests need, then lint, types, tests
+#   make web     build the chat page into src/ingle/server/static (needs node; the files are committed)
 #   make wasm    build the core for browsers: build/ingle.wasm
 #   make clean   remove what was built
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/src/*)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint types wasm clean
+.PHONY: run test lint types web wasm clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ingle
@@ -26,6 +27,13 @@ lint: $(VENV)/ingle-test
 
 types: $(VENV)/ingle-test
 	$(BIN)/mypy
+
+web: web/chat/node_modules
+	cd web/chat && npm run --silent check && npm run --silent build
+
+web/chat/node_modules: web/chat/package-lock.json
+	cd web/chat && npm ci --no-audit --no-fund
+	@touch $@
 
 wasm: $(VENV)/ingle-test
 	$(BIN)/python native/build_wasm.py build/ingle.wasm
