@@ -66,7 +66,7 @@ def test_a_long_prompt_leaves_half_a_step_to_short_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fixed_s", "row_s", "rows"), [(0.0, 1e-3, 96), (0.02, 1e-3, 80), (0.0, 1e-5, 256), (0.5, 1e-3, 32)]
+    ("fixed_s", "row_s", "rows"), [(0.0, 1e-3, 192), (0.02, 1e-3, 176), (0.0, 1e-5, 256), (0.5, 1e-3, 32)]
 )
 def test_the_pace_finds_how_many_rows_take_as_long_as_answers_may_wait(fixed_s: float, row_s: float, rows: int) -> None:
     pace = Pace(512)

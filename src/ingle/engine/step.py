@@ -12,7 +12,9 @@ from ingle.engine.sequence import RunningSequence
 
 __all__ = ["Pace", "Part", "Step", "plan"]
 
-STALL_S = 0.1  # so long answers may wait for a chunk of a prompt: ten tokens a second are still faster than reading
+# So long answers may wait for a chunk of a prompt: five tokens a second are still as fast as reading. On two cores a
+# 1.1B model computes 180 rows in it, at the most rows a second there are; half the time would give half the rate.
+STALL_S = 0.2
 LEAST_ROWS, MOST_ROWS = 32, 256  # of prompts beside answers; with fewer, most of a step is reading the weights
 TILE_ROWS = 16  # kernels compute so many rows together
 
