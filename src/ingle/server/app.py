@@ -1,0 +1,31 @@
+"""The application: all endpoints over one model in service."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+import ingle
+from ingle.server import chat, completions, embeddings, models, responses
+from ingle.server.errors import add_error_handlers
+from ingle.server.served import Served
+
+__all__ = ["create_app"]
+
+
+def create_app(served: Served, *, ui: bool = True) -> FastAPI:
+    """The endpoints for a model in service, which `app.state.served` has. Nothing is computed or opened yet.
+
+    ui: the chat page too. Who may ask is not its business: see `ingle.server.guard`.
+    """
+    app = FastAPI(
+        title="Ingle",
+        version=ingle.__version__,
+        summary="The OpenAI API, answered on this device.",
+        docs_url=None,  # FastAPI's pages for people load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.served = served
+    add_error_handlers(app)
+    for part in (chat, completions, embeddings, responses, models):
+        app.include_router(part.router)
+    return app

@@ -1,0 +1,177 @@
+"""The bridge from the scheduler's thread to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ingle.engine.generate import Answer, Request
+from ingle.engine.token import Stats, Token
+from ingle.errors import BackendError, BusyError, ClosedError
+from ingle.server.answers import MAX_UNREAD, Answers, Ended
+from ingle.server.errors import ApiError
+
+STATS = Stats(prompt_tokens=1, cached_tokens=0)
+
+
+class Job:
+    def __init__(self) -> None:
+        self.stats = STATS
+        self.n_cancelled = 0
+
+    def cancel(self) -> None:
+        self.n_cancelled += 1
+
+
+class Script:
+    """Stands for a scheduler: calls `play(listener)` for each request, in a thread of its own."""
+
+    def __init__(self, play: Callable[[Any], None], *, room: int = 100) -> None:
+        self.play = play
+        self.room = room
+        self.jobs: list[Job] = []
+
+    def submit(self, request: Request, listener: Any, *, user: str = "") -> Any:
+        if len(self.jobs) == self.room:
+            raise BusyError("Too much; come again.", 2.0)
+        self.jobs.append(Job())
+        threading.Thread(target=self.play, args=(listener,)).start()
+        return self.jobs[-1]
+
+    def embed(self, prompts: Any, *, user: str = "") -> Any:
+        raise NotImplementedError
+
+
+def token(index: int) -> Token:
+    return Token(f"{index} ", index, 0.0, index, 0.0, STATS)
+
+
+def tells(n: int, answer: Answer | None = None, error: Exception | None = None) -> Callable[[Any], None]:
+    def play(listener: Any) -> None:
+        for index in range(n):
+            listener.on_token(token(index))
+        listener.on_end(answer, error)
+
+    return play
+
+
+WHOLE = Answer("", (), "stop")
+
+
+async def read(script: Script, n_requests: int = 1) -> list[tuple[int, int]]:
+    """(request, token) of all that comes."""
+    found = []
+    with Answers() as answers:
+        await asyncio.to_thread(answers.submit, script, [Request([1])] * n_requests, "")
+        async for batch in answers.batches():
+            found += [(index, one.token_id) for index, one in batch if isinstance(one, Token)]
+    return found
+
+
+def test_every_token_comes_once_and_in_order() -> None:
+    found = asyncio.run(read(Script(tells(500, WHOLE)), 3))
+    for request in range(3):
+        assert [one for index, one in found if index == request] == list(range(500))
+
+
+def test_what_ends_an_answer_is_raised_and_the_others_are_cancelled() -> None:
+    script = Script(tells(3, None, BackendError("It failed.")))
+    with pytest.raises(BackendError, match="It failed"):
+        asyncio.run(read(script, 2))
+    assert all(job.n_cancelled for job in script.jobs)
+
+
+def test_an_answer_that_was_cut_off_is_no_whole_one() -> None:
+    with pytest.raises(ClosedError):
+        asyncio.run(read(Script(tells(3, Answer("", (), None)))))
+
+
+def test_where_one_is_refused_the_others_are_cancelled() -> None:
+    script = Script(lambda listener: None, room=2)
+    with pytest.raises(BusyError):
+        asyncio.run(read(script, 4))
+    assert len(script.jobs) == 2
+    assert all(job.n_cancelled for job in script.jobs)
+
+
+def test_who_leaves_while_requests_are_made_has_them_cancelled() -> None:
+    async def leave() -> None:
+        answers = Answers()
+        answers.close()
+        await asyncio.to_thread(answers.submit, script, [Request([1])], "")
+
+    script = Script(lambda listener: None)
+    asyncio.run(leave())
+    assert script.jobs[0].n_cancelled == 1
+
+
+def test_what_nobody_reads_does_not_pile_up() -> None:
+    played = threading.Event()
+
+    def play(listener: Any) -> None:
+        tells(3 * MAX_UNREAD, WHOLE)(listener)
+        played.set()
+
+    async def wait() -> int:
+        with Answers() as answers:
+            answers.submit(script, [Request([1])], "")
+            await asyncio.to_thread(played.wait, 20)
+            n_waiting = len(answers._events)
+            with pytest.raises(ApiError):
+                async for _ in answers.batches():
+                    pass
+        return n_waiting
+
+    script = Script(play)
+    assert asyncio.run(wait()) <= MAX_UNREAD + 1
+    assert script.jobs[0].n_cancelled >= 1
+
+
+def test_a_loop_that_has_ended_harms_nobody() -> None:
+    listeners: list[Any] = []
+
+    async def ask() -> None:
+        Answers().submit(script, [Request([1])], "")
+        while not listeners:
+            await asyncio.sleep(0.001)
+
+    script = Script(listeners.append)
+    asyncio.run(ask())
+    listeners[0].on_token(token(0))
+    listeners[0].on_end(WHOLE, None)
+    assert script.jobs[0].n_cancelled == 1
+
+
+def test_the_end_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ends() -> int:
+        n = 0
+        with Answers() as answers:
+            answers.submit(Script(tells(2, WHOLE)), [Request([1])] * 2, "")
+            async for batch in answers.batches():
+                n += sum(isinstance(event, Ended) for _, event in batch)
+        return n
+
+    assert asyncio.run(ends()) == 2
+
+
+def test_a_long_silence_gives_an_empty_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingle.server.answers.QUIET_S", 0.01)
+    go = threading.Event()
+
+    def play(listener: Any) -> None:
+        go.wait(20)
+        tells(1, WHOLE)(listener)
+
+    async def first() -> list[Any]:
+        with Answers() as answers:
+            answers.submit(Script(play), [Request([1])], "")
+            async for batch in answers.batches():
+                go.set()
+                return batch
+        return [None]
+
+    assert asyncio.run(first()) == []
