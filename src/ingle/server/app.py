@@ -7,6 +7,7 @@ from fastapi import FastAPI
 import ingle
 from ingle.server import chat, completions, embeddings, models, responses
 from ingle.server.errors import add_error_handlers
+from ingle.server.page import page_routes
 from ingle.server.served import Served
 
 __all__ = ["create_app"]
@@ -28,4 +29,6 @@ def create_app(served: Served, *, ui: bool = True) -> FastAPI:
     add_error_handlers(app)
     for part in (chat, completions, embeddings, responses, models):
         app.include_router(part.router)
+    if ui:
+        app.router.routes.extend(page_routes())
     return app
