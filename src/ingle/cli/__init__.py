@@ -21,7 +21,7 @@ from ingle.errors import IngleError
 __all__ = ["cli", "main"]
 
 # In the order of the help; each is a module here with a `command`.
-VERBS = ("run", "inspect", "convert", "data", "train", "compress", "export", "eval")
+VERBS = ("run", "serve", "inspect", "convert", "data", "train", "compress", "export", "eval")
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 

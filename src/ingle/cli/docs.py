@@ -1,15 +1,17 @@
-"""`python -m ingle.cli.docs` writes docs/cli.md from the help of every command; a test keeps it current."""
+"""`python -m ingle.cli.docs` writes docs/cli.md and the tables of docs/serve.md; tests keep them current."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ingle.cli import VERBS, cli
 
-__all__ = ["markdown"]
+__all__ = ["endpoints_table", "filled", "markdown", "options_table"]
 
 WIDTH = 100
 
@@ -25,10 +27,47 @@ def markdown() -> str:
         _help(cli, "ingle"),
     ]
     for verb in VERBS:
-        command = cli.get_command(click.Context(cli), verb)
-        assert command is not None
-        parts += [f"## ingle {verb}", _help(command, f"ingle {verb}")]
+        parts += [f"## ingle {verb}", _help(_command(verb), f"ingle {verb}")]
     return "\n\n".join(parts) + "\n"
+
+
+def options_table(verb: str) -> str:
+    """The options of a verb, as a table."""
+    rows = ["| option | |", "|---|---|"]
+    for parameter in _command(verb).params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            record = parameter.get_help_record(click.Context(_command(verb)))
+            assert record is not None
+            rows.append(f"| `{record[0].replace('|', ', ')}` | {record[1].replace('|', ', ')} |")
+    return "\n".join(rows)
+
+
+def endpoints_table() -> str:
+    """The endpoints of `ingle serve`, from the application's own OpenAPI page. Needs the extra `serve`."""
+    from ingle.server.app import create_app
+
+    nothing: Any = None  # it is only asked for its schema
+    paths = create_app(nothing).openapi()["paths"]
+    rows = ["| endpoint | |", "|---|---|"]
+    for path, methods in paths.items():
+        for method, operation in methods.items():
+            text = operation.get("description") or operation.get("summary", "")
+            rows.append(f"| `{method.upper()} {path}` | {text.split(chr(10) * 2)[0].replace(chr(10), ' ')} |")
+    return "\n".join(rows)
+
+
+def filled(page: str, name: str, text: str) -> str:
+    """The page with `text` between its marks <!-- name --> and <!-- /name -->."""
+    marks = f"<!-- {name} -->", f"<!-- /{name} -->"
+    assert all(page.count(mark) == 1 for mark in marks), f"the page has not one pair of marks {name}"
+    pattern = f"{re.escape(marks[0])}.*{re.escape(marks[1])}"
+    return re.sub(pattern, lambda _: f"{marks[0]}\n{text}\n{marks[1]}", page, flags=re.DOTALL)
+
+
+def _command(verb: str) -> click.Command:
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    return command
 
 
 def _help(command: click.Command, name: str) -> str:
@@ -38,4 +77,8 @@ def _help(command: click.Command, name: str) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1] if len(sys.argv) > 1 else "docs/cli.md").write_text(markdown(), encoding="utf-8")
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
+    (folder / "cli.md").write_text(markdown(), encoding="utf-8")
+    serve = folder / "serve.md"
+    page = filled(serve.read_text(encoding="utf-8"), "options", options_table("serve"))
+    serve.write_text(filled(page, "endpoints", endpoints_table()), encoding="utf-8")
