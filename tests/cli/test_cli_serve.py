@@ -152,7 +152,7 @@ def test_the_attacks_on_the_real_application(toy: Path) -> None:
                 answer = server.ask("GET", path, **headers)
                 assert answer.status in (400, 401, 404)
                 assert b"root:" not in answer.read()
-        page = server.ask("GET", "/")
+        page = server.ask("GET", "/health")
         assert page.status == 200
         assert "default-src 'none'" in page.headers["content-security-policy"]
         assert page.headers["server"] is None
