@@ -46,6 +46,7 @@ class Server:
             ws="none",
             log_config=None,
             log_level="error",
+            lifespan="off",  # there is nothing to start; a second Ctrl-C would end it with a traceback
             access_log=False,
             proxy_headers=False,  # X-Forwarded-For would let any client choose its address
             server_header=False,
