@@ -15,7 +15,7 @@ import ingle
 import toys
 from ingle.engine.model import Model, load
 from ingle.engine.sampling import Sampler, SamplingParams, native_sample, sample_numpy
-from ingle.errors import BackendError, GrammarError, TemplateError, UsageError
+from ingle.errors import BackendError, GrammarError, UsageError
 from ingle.text.grammar import Grammar
 from ingle.text.tools import Tool, find_calls, tools_text
 from ingle.train.data.conversation import CHAT_TEMPLATE
@@ -204,11 +204,11 @@ def test_what_a_person_types_is_no_call(tooled: Path) -> None:
     assert find_calls(answer).calls == []
 
 
-def test_tools_that_the_template_refuses(tmp_path: Path) -> None:
+def test_a_template_that_refuses_tools_gets_them_in_the_system_message(tmp_path: Path) -> None:
     template = "{% if tools %}{{ raise_exception('no tools') }}{% endif %}<|im_start|>{{ messages[0].content }}"
-    model = scripted(toys.toy_gguf(tmp_path / "toy.gguf", template=template))
-    with pytest.raises(TemplateError, match="no tools"):
-        model.chat(tools=[ALARM]).send("wake me")
+    model = scripted(toys.toy_gguf(tmp_path / "toy.gguf", template=template, n_context=1024))
+    asked = model.chat(tools=[ALARM]).send("wake me").prompt_tokens
+    assert "set_alarm" in model.tokenizer.decode(asked)
 
 
 def test_public_names() -> None:

@@ -54,7 +54,8 @@ def test_others_go_on_when_one_leaves(endless: Callable[..., Serving]) -> None:
     with httpx.stream("POST", f"{server.url}/v1/chat/completions", json={**CHAT, "stream": True}) as stays:
         lines = stays.iter_lines()
         with httpx.stream("POST", f"{server.url}/v1/chat/completions", json={**CHAT, "stream": True}) as leaves:
-            next(leaves.iter_lines())
+            others = leaves.iter_lines()  # kept: dropping the iterator closes the connection
+            next(others)
             until(lambda: server.scheduler.load.n_running == 2)
         until(lambda: server.n_jobs == 1)
         for _ in range(20):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-import ingle
+from ingle import __version__
 from ingle.server import chat, completions, embeddings, models, responses
 from ingle.server.errors import add_error_handlers
 from ingle.server.page import page_routes
@@ -20,7 +20,7 @@ def create_app(served: Served, *, ui: bool = True) -> FastAPI:
     """
     app = FastAPI(
         title="Ingle",
-        version=ingle.__version__,
+        version=__version__,
         summary="The OpenAI API, answered on this device.",
         docs_url=None,  # FastAPI's pages for people load scripts from elsewhere
         redoc_url=None,

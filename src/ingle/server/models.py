@@ -7,13 +7,13 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 
-import ingle
+from ingle import __version__
 from ingle.server.errors import RESPONSES
 from ingle.server.served import Served
 
 __all__ = ["FINGERPRINT", "router", "served_of"]
 
-FINGERPRINT = f"ingle-{ingle.__version__}"
+FINGERPRINT = f"ingle-{__version__}"
 router = APIRouter()
 
 
@@ -39,4 +39,4 @@ async def get_model(model: str, http: HttpRequest) -> dict[str, Any]:
 @router.get("/health", tags=["server"])
 async def health(http: HttpRequest) -> dict[str, Any]:
     """Whether the server answers."""
-    return {"status": "ok", "model": served_of(http).name, "version": ingle.__version__}
+    return {"status": "ok", "model": served_of(http).name, "version": __version__}
