@@ -1,4 +1,4 @@
-"""What `engine.py` measures, and the JSON Lines file that keeps it: written round by round, and continued.
+"""What `engine.py` measures, and the JSON Lines file that keeps it (and `serve.py`): written round by round, continued.
 
 A cell is one file, number of threads, instruction set and work. A round of a cell is one run of each contender, one
 right after the other. The file has lines of three kinds, in any order: {"record": "session"} says where and with what
@@ -89,11 +89,12 @@ class Round:
 
 @dataclass
 class Results:
-    """All that a file of results says."""
+    """All that a file of results says. cell_type: what its rounds are of."""
 
+    cell_type: type[Any] = Cell
     sessions: list[Session] = field(default_factory=list)
     files: dict[str, File] = field(default_factory=dict)
-    attempts: dict[Cell, list[Round]] = field(default_factory=lambda: defaultdict(list))
+    attempts: dict[Any, list[Round]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Take in one line. Raises KeyError, TypeError or ValueError for what is no line of such a file."""
@@ -104,11 +105,11 @@ class Results:
             self.files[record["file"]] = File(**{each.name: record[each.name] for each in fields(File)})
         elif kind == "round":
             one = Round(record["round"], record["runs"], record["others"], record["wall_s"])
-            self.attempts[Cell(**record["cell"])].append(one)
+            self.attempts[self.cell_type(**record["cell"])].append(one)
         else:
             raise ValueError(kind)
 
-    def rounds(self, cell: Cell) -> list[Round]:
+    def rounds(self, cell: Any) -> list[Round]:
         """The attempt that counts of each round, in order: the quietest of those with the most contenders."""
         best: dict[int, Round] = {}
         for attempt in self.attempts.get(cell, []):
@@ -117,19 +118,19 @@ class Results:
                 best[attempt.number] = attempt
         return [best[number] for number in sorted(best)]
 
-    def is_done(self, cell: Cell, number: int, contenders: Iterable[str], retries: int) -> bool:
+    def is_done(self, cell: Any, number: int, contenders: Iterable[str], retries: int) -> bool:
         """Whether a round needs no more runs: all took part and it was quiet, or was repeated often enough."""
         wanted = set(contenders)
         full = [each for each in self.attempts.get(cell, []) if each.number == number and wanted <= set(each.runs)]
         return len(full) > retries or any(each.quiet for each in full)
 
 
-def read_results(path: Path) -> Results:
+def read_results(path: Path, cell_type: type[Any] = Cell) -> Results:
     """Read a file of results. A last line that is cut off (a run that was killed) is left out; so is its round.
 
     Ends the program with a message for a line that is no such record.
     """
-    results = Results()
+    results = Results(cell_type)
     lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, 1):
         if not line:
@@ -140,7 +141,7 @@ def read_results(path: Path) -> Results:
             if number == len(lines):  # no line feed behind it
                 print(f"{path}: the last line is cut off; its round is measured again.", file=sys.stderr)
                 break
-            sys.exit(f"{path}, line {number}: expected a record of engine.py; name another file.")
+            sys.exit(f"{path}, line {number}: expected a record of such results; name another file.")
     for cell in results.attempts:
         if cell.file not in results.files or not results.sessions:
             sys.exit(f"{path} has runs of {cell.file}, and not what it is or where they were made; name another file.")
@@ -166,7 +167,7 @@ class Journal:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
-    def write_round(self, cell: Cell, one: Round) -> None:
+    def write_round(self, cell: Any, one: Round) -> None:
         """The runs of one attempt at a round."""
         content = {"cell": asdict(cell), "round": one.number, "others": round(one.others, 4)}
         self.write("round", content | {"wall_s": round(one.wall_s, 2), "runs": one.runs})
