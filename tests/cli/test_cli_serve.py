@@ -152,6 +152,8 @@ def test_the_attacks_on_the_real_application(toy: Path) -> None:
                 answer = server.ask("GET", path, **headers)
                 assert answer.status in (400, 401, 404)
                 assert b"root:" not in answer.read()
+        counted = server.ask("GET", "/metrics", **key).read()
+        assert b'ingle_refused_requests_total{code="origin_not_allowed"} 3.0' in counted
         page = server.ask("GET", "/health")
         assert page.status == 200
         assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -254,6 +256,13 @@ def test_a_network_gets_a_key_and_a_certificate(toy: Path, tmp_path: Path, monke
         assert not arguments.exists() or key.encode() not in arguments.read_bytes()
         terminal.send("\x03")
         assert terminal.wait() == 0
+
+
+def test_a_fingerprint_is_not_taken_for_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    from ingle.cli.console import notes
+
+    notes().print("D0:AB:EE:59:O2:00", markup=False)
+    assert capsys.readouterr().err == "D0:AB:EE:59:O2:00\n"
 
 
 def test_a_network_without_a_terminal_needs_a_key(toy: Path) -> None:

@@ -201,7 +201,8 @@ def _serve(model: str | None, plan: _Plan, options: dict[str, Any], stack: ExitS
 
     scheduler = Scheduler(loaded, max_queue=settings.max_queue)
     stack.callback(scheduler.close, 0.0)  # the server has waited for what runs
-    app = Guard(create_app(Served(loaded, scheduler, settings.name), ui=settings.ui), settings)
+    app = create_app(Served(loaded, scheduler, settings.name), ui=settings.ui)
+    guarded = Guard(app, settings, on_refused=app.state.metrics.refused)
 
     def on_ready() -> None:
         if options["as_json"]:
@@ -215,7 +216,7 @@ def _serve(model: str | None, plan: _Plan, options: dict[str, Any], stack: ExitS
             answers = "1 answer" if n_requests == 1 else f"{n_requests} answers"
             say(f"Finishing {answers}, for up to {settings.drain_s:g} s; Ctrl-C again stops now.")
 
-    return Server(app, settings, on_ready=on_ready, on_drain=on_drain).run(plan.sockets)
+    return Server(guarded, settings, on_ready=on_ready, on_drain=on_drain).run(plan.sockets)
 
 
 def _record(plan: _Plan, context: int, n_slots: int) -> dict[str, Any]:

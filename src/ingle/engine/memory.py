@@ -11,7 +11,7 @@ from ingle.backends.machine import available_bytes
 from ingle.errors import MemoryLimitError
 from ingle.models.spec import KVType, Spec
 
-__all__ = ["Need", "check", "need", "peak_bytes"]
+__all__ = ["Need", "check", "need", "peak_bytes", "resident_bytes"]
 
 MIB = 1 << 20
 
@@ -60,19 +60,31 @@ def _mib(n_bytes: int) -> str:
     return f"{n_bytes / MIB:,.1f} MiB"
 
 
+def resident_bytes() -> int | None:
+    """The memory that this process holds now (resident set), or None where the system does not say."""
+    return _status_bytes("VmRSS")
+
+
 def peak_bytes() -> int | None:
     """The most memory this process has held (resident set), or None where the system does not say."""
     # VmHWM and not getrusage: on Linux the latter begins with the peak of the parent process.
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        status = ""
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
+    if (peak := _status_bytes("VmHWM")) is not None:
+        return peak
     if os.name != "posix":
         return None
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _status_bytes(name: str) -> int | None:
+    """A size that Linux tells of this process."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    for line in status.splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return None

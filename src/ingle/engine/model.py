@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
@@ -103,6 +104,16 @@ class Model:
     def backend(self) -> str:
         """The name of what computes."""
         return self._backend_name
+
+    @cached_property
+    def weights_bytes(self) -> int:
+        """Memory that the weights take, as the backend holds them."""
+        return weights_bytes(self._checkpoint, self.backend)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that the KV cache of all slots takes."""
+        return self._open_parts()[0].cache.n_bytes
 
     @property
     def closed(self) -> bool:

@@ -13,6 +13,7 @@ from ingle.engine.generate import Answer, Request
 from ingle.engine.token import Stats, Token
 from ingle.errors import ClosedError
 from ingle.server.errors import ApiError
+from ingle.server.metrics import Watch
 from ingle.server.served import Job, Scheduler
 
 __all__ = ["Answers", "Ended", "Event"]
@@ -38,8 +39,9 @@ class Answers:
     The scheduler's thread only appends to a queue, and wakes the event loop where it does not already know.
     """
 
-    def __init__(self) -> None:
-        """Call it in the event loop that is to read the answers."""
+    def __init__(self, watch: Watch) -> None:
+        """Call it in the event loop that is to read the answers. watch: is told of all that is read."""
+        self._watch = watch
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         self._events: deque[Event] = deque()
@@ -61,6 +63,7 @@ class Answers:
                     if self._closed:  # the client went away meanwhile
                         job.cancel()
         except BaseException:
+            self._n_running = 0
             self.close()
             raise
 
@@ -76,7 +79,8 @@ class Answers:
         """
         while self._n_running:
             try:
-                await asyncio.wait_for(self._ready.wait(), QUIET_S)
+                async with asyncio.timeout(QUIET_S):  # asyncio.wait_for may lose a cancellation, until Python 3.12
+                    await self._ready.wait()
             except TimeoutError:
                 yield []
                 continue
@@ -87,15 +91,23 @@ class Answers:
                     "The answer was not read as fast as it came; read it faster.", status=503, code="too_slow"
                 )
             batch = [self._events.popleft() for _ in range(len(self._events))]
-            for _, event in batch:
-                if isinstance(event, Ended):
-                    self._n_running -= 1
-                    if event.error is not None:
-                        raise event.error
-                    if event.answer is None or event.answer.finish_reason is None:
-                        raise ClosedError("The answer was cut off, for the server is being stopped; ask again later.")
+            for index, event in batch:
+                if isinstance(event, Token):
+                    self._watch.token(index, event, self._jobs[index])
+                else:
+                    self._end(event)
             if batch:
                 yield batch
+
+    def _end(self, event: Ended) -> None:
+        """One of the answers has ended. Raises what ended it too early."""
+        self._n_running -= 1
+        reason = event.answer.finish_reason if event.answer is not None else None
+        self._watch.ended("failed" if event.error is not None or reason is None else reason)
+        if event.error is not None:
+            raise event.error
+        if reason is None:
+            raise ClosedError("The answer was cut off, for the server is being stopped; ask again later.")
 
     def close(self) -> None:
         """Cancel what has not ended. May be called more than once, in any thread."""
@@ -126,6 +138,8 @@ class Answers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._watch.ended("cancelled", self._n_running)
+        self._n_running = 0
         self.close()
 
 

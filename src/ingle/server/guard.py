@@ -13,7 +13,7 @@ import asyncio
 import math
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ingle.server.asgi import App, Headers, Message, Receive, Refused, Request, Scope, Send
@@ -51,11 +51,20 @@ class Gone(Exception):
 class Guard:
     """The ASGI application `app`, for requests that pass.
 
-    public: paths that GET and HEAD may have without a key. Host and Origin hold for them, too.
+    public: paths that GET and HEAD may have without a key. Host and Origin hold for them, too. on_refused: told the
+    error's code.
     """
 
-    def __init__(self, app: App, settings: Settings, public: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        settings: Settings,
+        public: Collection[str] | None = None,
+        *,
+        on_refused: Callable[[str], None] = lambda code: None,
+    ) -> None:
         self.app = app
+        self.on_refused = on_refused
         self.settings = settings
         self.public = frozenset(public_paths(ui=settings.ui) if public is None else public)
         self._names = settings.names
@@ -88,6 +97,7 @@ class Guard:
             if request.has_body:
                 receive = _replay(await self._read_body(request, receive), receive)
         except Refused as refused:
+            self.on_refused(refused.code)
             content = [(b"content-type", b"application/json"), *refused.headers]
             await _answer(answer, refused.status, content, b"" if request.method == "HEAD" else refused.body)
             return

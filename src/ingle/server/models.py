@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 
 from ingle import __version__
+from ingle.engine.memory import resident_bytes
 from ingle.server.errors import RESPONSES
 from ingle.server.served import Served
 
@@ -38,5 +39,6 @@ async def get_model(model: str, http: HttpRequest) -> dict[str, Any]:
 
 @router.get("/health", tags=["server"])
 async def health(http: HttpRequest) -> dict[str, Any]:
-    """Whether the server answers."""
-    return {"status": "ok", "model": served_of(http).name, "version": __version__}
+    """Whether the server answers, and the memory that it holds."""
+    memory = resident_bytes()
+    return {"status": "ok", "model": served_of(http).name, "version": __version__, "memory_bytes": memory}

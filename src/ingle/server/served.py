@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ingle.engine.generate import Answer, Request
 from ingle.engine.model import Model
+from ingle.engine.scheduler import Load
 from ingle.engine.token import Stats, Token
 from ingle.server.errors import ApiError
 from ingle.text.calls import Family, family_of
@@ -36,11 +37,17 @@ class Job(Protocol):
     @property
     def stats(self) -> Stats: ...
 
+    @property
+    def queue_s(self) -> float | None: ...
+
     def cancel(self) -> None: ...
 
 
 class Scheduler(Protocol):
     """Of `ingle.engine.scheduler.Scheduler`, what answering over HTTP needs."""
+
+    @property
+    def load(self) -> Load: ...
 
     def submit(self, request: Request, listener: Listener, *, user: str = "") -> Job: ...
 

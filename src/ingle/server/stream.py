@@ -15,6 +15,7 @@ from ingle.engine.generate import Request
 from ingle.server.answers import Answers
 from ingle.server.encoding import event, json_bytes
 from ingle.server.errors import ApiError, api_error
+from ingle.server.metrics import Watch
 from ingle.server.served import Served
 
 __all__ = ["EventStream", "respond", "until_gone"]
@@ -37,7 +38,7 @@ async def respond(
 
     requests: makes them, in another thread. Raises what makes or takes them raises, before anything is sent.
     """
-    answers = Answers()
+    answers = Answers(Watch(http.app.state.metrics))
 
     async def ask() -> None:
         try:
