@@ -14,6 +14,7 @@ from ingle.engine.token import Stats, Token
 from ingle.errors import BackendError, BusyError, ClosedError
 from ingle.server.answers import MAX_UNREAD, Answers, Ended
 from ingle.server.errors import ApiError
+from ingle.server.metrics import Metrics, Watch
 
 STATS = Stats(prompt_tokens=1, cached_tokens=0)
 
@@ -21,6 +22,7 @@ STATS = Stats(prompt_tokens=1, cached_tokens=0)
 class Job:
     def __init__(self) -> None:
         self.stats = STATS
+        self.queue_s = 0.0
         self.n_cancelled = 0
 
     def cancel(self) -> None:
@@ -62,10 +64,16 @@ def tells(n: int, answer: Answer | None = None, error: Exception | None = None) 
 WHOLE = Answer("", (), "stop")
 
 
+def answers_of() -> Answers:
+    """Some, for which nobody counts."""
+    nothing: Any = None
+    return Answers(Watch(Metrics(nothing)))
+
+
 async def read(script: Script, n_requests: int = 1) -> list[tuple[int, int]]:
     """(request, token) of all that comes."""
     found = []
-    with Answers() as answers:
+    with answers_of() as answers:
         await asyncio.to_thread(answers.submit, script, [Request([1])] * n_requests, "")
         async for batch in answers.batches():
             found += [(index, one.token_id) for index, one in batch if isinstance(one, Token)]
@@ -100,7 +108,7 @@ def test_where_one_is_refused_the_others_are_cancelled() -> None:
 
 def test_who_leaves_while_requests_are_made_has_them_cancelled() -> None:
     async def leave() -> None:
-        answers = Answers()
+        answers = answers_of()
         answers.close()
         await asyncio.to_thread(answers.submit, script, [Request([1])], "")
 
@@ -117,7 +125,7 @@ def test_what_nobody_reads_does_not_pile_up() -> None:
         played.set()
 
     async def wait() -> int:
-        with Answers() as answers:
+        with answers_of() as answers:
             answers.submit(script, [Request([1])], "")
             await asyncio.to_thread(played.wait, 20)
             n_waiting = len(answers._events)
@@ -135,7 +143,7 @@ def test_a_loop_that_has_ended_harms_nobody() -> None:
     listeners: list[Any] = []
 
     async def ask() -> None:
-        Answers().submit(script, [Request([1])], "")
+        answers_of().submit(script, [Request([1])], "")
         while not listeners:
             await asyncio.sleep(0.001)
 
@@ -149,7 +157,7 @@ def test_a_loop_that_has_ended_harms_nobody() -> None:
 def test_the_end_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async def ends() -> int:
         n = 0
-        with Answers() as answers:
+        with answers_of() as answers:
             answers.submit(Script(tells(2, WHOLE)), [Request([1])] * 2, "")
             async for batch in answers.batches():
                 n += sum(isinstance(event, Ended) for _, event in batch)
@@ -167,7 +175,7 @@ def test_a_long_silence_gives_an_empty_batch(monkeypatch: pytest.MonkeyPatch) ->
         tells(1, WHOLE)(listener)
 
     async def first() -> list[Any]:
-        with Answers() as answers:
+        with answers_of() as answers:
             answers.submit(Script(play), [Request([1])], "")
             async for batch in answers.batches():
                 go.set()
@@ -175,3 +183,37 @@ def test_a_long_silence_gives_an_empty_batch(monkeypatch: pytest.MonkeyPatch) ->
         return [None]
 
     assert asyncio.run(first()) == []
+
+
+@pytest.mark.parametrize("n_turns", range(6))
+def test_who_reads_can_be_stopped_whenever_a_token_comes(n_turns: int) -> None:
+    """A reader that is cancelled in the moment of its waking is stopped, too."""
+
+    async def stop() -> None:
+        ends = threading.Event()
+        listeners: list[Any] = []
+
+        def play(listener: Any) -> None:
+            listeners.append(listener)
+            ends.wait(20)
+
+        with answers_of() as answers:
+            answers.submit(Script(play), [Request([1])], "")
+
+            async def read_all() -> None:
+                async for _ in answers.batches():
+                    pass
+
+            reader = asyncio.create_task(read_all())
+            while not listeners:
+                await asyncio.sleep(0.001)
+            listeners[0].on_token(token(0))
+            for _ in range(n_turns):
+                await asyncio.sleep(0)
+            reader.cancel()
+            done, _ = await asyncio.wait([reader], timeout=2)
+            ends.set()
+            assert done, "it reads on"
+            assert reader.cancelled()
+
+    asyncio.run(stop())

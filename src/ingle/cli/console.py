@@ -94,7 +94,8 @@ def console(*, stderr: bool = False) -> Console:
     """A console that styles its text on terminals only, and where styles are wanted."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, color_system="auto" if wants_colour() else None)
+    # emoji: a certificate's fingerprint may have ":AB:" in it, which Rich takes for one.
+    return Console(stderr=stderr, highlight=False, emoji=False, color_system="auto" if wants_colour() else None)
 
 
 def notes() -> Console:
