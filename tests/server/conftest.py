@@ -1,4 +1,4 @@
-"""Servers to talk to: one with the bundled model, and ones whose model says what a test wants."""
+"""Servers to talk to: one with the bundled model, ones whose model says what a test wants, and the page's."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openai import OpenAI
+from page_browser import Visit, chromium, visits
+from page_stub import Stub, stub_app
 
 import ingle
 import toys
 from ingle.engine.model import Model
 from ingle.train.data.conversation import CHAT_TEMPLATE
-from serving import Serving, serving
+from serving import Serving, running, serving
 
 END = toys.vocabulary().index("<|im_end|>")
 
@@ -76,3 +79,32 @@ def endless(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
             return stack.enter_context(serving(model, "toy", max_queue=max_queue))
 
         yield serve
+
+
+@pytest.fixture(scope="module")  # not longer: while Playwright runs, its thread can have no other event loop
+def browser() -> Iterator[Any]:
+    """Chromium."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def stubs() -> Iterator[tuple[str, list[Stub]]]:
+    """The address of the chat page, and the stubs behind it: the last of them answers."""
+    stubs = [Stub()]
+    with running(stub_app(lambda: stubs[-1])) as url:
+        yield url, stubs
+
+
+@pytest.fixture
+def stub(stubs: tuple[str, list[Stub]]) -> Stub:
+    """What answers the page in this test."""
+    stubs[1].append(Stub())
+    return stubs[1][-1]
+
+
+@pytest.fixture
+def visit(browser: Any, stubs: tuple[str, list[Stub]], stub: Stub) -> Iterator[Callable[..., Visit]]:
+    """Opens the chat page in a fresh profile."""
+    with visits(browser, stubs[0]) as begin:
+        yield begin

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_stub import Stub, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -117,15 +116,14 @@ class Visit:
 
 
 @contextmanager
-def visits(browser: Browser, stub: Stub) -> Iterator[Callable[..., Visit]]:
+def visits(browser: Browser, address: str) -> Iterator[Callable[..., Visit]]:
     """Opens pages, each with options of a browser context. What holds for every visit is checked when all are over."""
     begun: list[Visit] = []
-    with serving(stub) as address:
 
-        def begin(**options: Any) -> Visit:
-            begun.append(Visit(browser, address, **options))
-            return begun[-1]
+    def begin(**options: Any) -> Visit:
+        begun.append(Visit(browser, address, **options))
+        return begun[-1]
 
-        yield begin
-        for visit in begun:
-            visit.close()
+    yield begin
+    for visit in begun:
+        visit.close()

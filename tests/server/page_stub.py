@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -182,26 +178,23 @@ def failure(status: int, message: str, headers: dict[str, str] | None = None) ->
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-@contextmanager
-def serving(stub: Stub) -> Iterator[str]:
-    """The address of a server that lives as long as the context."""
-    app = Starlette(
+def stub_app(current: Callable[[], Stub]) -> Starlette:
+    """The page, and the API that it asks: answered by whatever stub is the current one."""
+
+    async def models(request: Request) -> Response:
+        return await current().models(request)
+
+    async def health(request: Request) -> Response:
+        return await current().health(request)
+
+    async def chat(request: Request) -> Response:
+        return await current().chat(request)
+
+    return Starlette(
         routes=[
-            Route("/v1/models", stub.models),
-            Route("/health", stub.health),
-            Route("/v1/chat/completions", stub.chat, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/health", health),
+            Route("/v1/chat/completions", chat, methods=["POST"]),
             *page_routes(),
         ]
     )
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = server.force_exit = True
-        thread.join()
-        listener.close()

@@ -3,33 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-
-pytest.importorskip("starlette", reason="needs the extra `serve`")
-pytest.importorskip("uvicorn", reason="needs the extra `serve`")
-
-from page_browser import Visit, chromium, visits
+from page_browser import Visit
 from page_stub import Stub
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def stub() -> Stub:
-    return Stub()
-
-
-@pytest.fixture
-def visit(browser: Any, stub: Stub) -> Iterator[Callable[..., Visit]]:
-    with visits(browser, stub) as begin:
-        yield begin
 
 
 def test_a_message_is_answered_as_markdown_and_measured(visit: Callable[..., Visit], stub: Stub) -> None:

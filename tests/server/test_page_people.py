@@ -2,33 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-
-pytest.importorskip("starlette", reason="needs the extra `serve`")
-pytest.importorskip("uvicorn", reason="needs the extra `serve`")
-
-from page_browser import PHONE, Visit, chromium, visits
-from page_stub import Stub
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def stub() -> Stub:
-    return Stub()
-
-
-@pytest.fixture
-def visit(browser: Any, stub: Stub) -> Iterator[Callable[..., Visit]]:
-    with visits(browser, stub) as begin:
-        yield begin
+from page_browser import PHONE, Visit
 
 
 def test_an_attack_in_an_answer_stays_text(visit: Callable[..., Visit]) -> None:
