@@ -226,7 +226,7 @@ def test_a_full_queue_says_when_to_come_again(toy: Path) -> None:
         for kept in answers:
             scheduler.submit(greedy([1], 1), kept)
         refused = Kept()
-        with pytest.raises(BusyError, match=r"2 requests are waiting .* seconds") as caught:
+        with pytest.raises(BusyError, match=r"2 requests are waiting .* \d+ s\.") as caught:
             scheduler.submit(greedy([1], 1), refused)
         assert 1 <= caught.value.retry_after_s <= 600
         with pytest.raises(BusyError):
@@ -239,6 +239,18 @@ def test_a_full_queue_says_when_to_come_again(toy: Path) -> None:
         scheduler.submit(greedy([1], 1), again)
         assert again.error is None
         assert not refused.ends
+
+
+def test_who_comes_while_slots_are_free_does_not_count_as_waiting(toy: Path) -> None:
+    with held(toy, 3, max_queue=1) as (scheduler, _, gate, _first):  # two slots are free, until the step ends
+        answers = [Kept(), Kept(), Kept()]
+        for index, kept in enumerate(answers):
+            scheduler.submit(greedy([index], 1), kept)
+        with pytest.raises(BusyError):
+            scheduler.submit(greedy([1], 1), Kept())
+        gate.open.set()
+        for kept in answers:
+            assert kept.error is None
 
 
 def test_a_cancelled_answer_ends_and_its_slot_goes_to_the_next(toy: Path) -> None:

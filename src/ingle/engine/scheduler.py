@@ -197,11 +197,12 @@ class Scheduler:
                 raise ClosedError(
                     "No more is answered here, for the server is closing; ask another, or start it again."
                 )
-            if self._n_requests >= self._max_queue:
+            n_free = max(0, len(self._slots) - len(self._running))  # taken at the next step: their takers do not wait
+            if self._n_requests >= self._max_queue + n_free:
                 self._counts.n_refused += 1
                 wait_s = self._retry_after_s()
                 raise BusyError(
-                    f"{self._n_requests} requests are waiting already; try again in about {wait_s:.0f} seconds.", wait_s
+                    f"{self._n_requests} requests are waiting already; try again in about {wait_s:.0f} s.", wait_s
                 )
             for sequence in sequences:
                 self._queue.push(sequence)
