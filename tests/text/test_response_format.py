@@ -59,3 +59,20 @@ def test_response_formats() -> None:
     grammar = Grammar.response_format({"type": "json_schema", "json_schema": loose})
     assert grammar is not None
     assert "uniqueItems" in grammar.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "wat"}, "Invalid type: wat"),
+        ({"type": "string", "pattern": "("}, "unclosed group"),
+        (
+            {"type": "integer", "minimum": 5, "maximum": 1},
+            "Unsatisfiable schema: minimum (5) is greater than maximum (1)",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_schema_is_said_without_our_grammar(schema: dict[str, Any], said: str) -> None:
+    with pytest.raises(GrammarError) as caught:
+        Grammar.json_schema(schema)
+    assert str(caught.value) == f"The schema cannot be a grammar ({said}); correct or simplify it."

@@ -14,6 +14,7 @@ documents.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -238,8 +239,9 @@ def _check_size(text: str, what: str) -> None:
 
 
 def _reason(message: str) -> str:
-    """What llguidance says, on one line."""
-    line = " ".join(message.replace("<non-verbose/>", "").split())
+    """What llguidance says, on one line, without the place that it quotes: the grammar's source is ours."""
+    line = " ".join(re.split(r"\n\s*\d+ \| ", message.replace("<non-verbose/>", ""))[0].split())
+    line = re.sub(r"^at \d+\(\d+\): failed to compile JSON schema: ", "", line)
     if line.startswith("panic"):
         return "it is too large" if "symbols.len()" in line else "llguidance failed on it"
     return line.rpartition("error: ")[2].strip().rstrip(".")[:200]
