@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from page_browser import Visit, visits
 
 from ingle.engine.model import Model
 from ingle.engine.scheduler import Scheduler
@@ -14,7 +15,6 @@ from ingle.server.app import create_app
 from ingle.server.guard import Guard
 from ingle.server.served import Served
 from ingle.server.settings import Settings
-from page_browser import Visit, visits
 from serving import running
 
 TOOLS = [
