@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from ingle.engine.generate import Request
 from ingle.engine.token import Token
 from ingle.server.answers import Answers
-from ingle.server.encoding import DONE, event
+from ingle.server.encoding import DONE, Frame, event
 from ingle.server.errors import RESPONSES
 from ingle.server.logprobs import chat_logprobs
 from ingle.server.models import FINGERPRINT, served_of
@@ -87,16 +87,23 @@ class _Reply:
         usage = self._body.stream_options is not None and self._body.stream_options.include_usage
         head = {**self._named("chat.completion.chunk"), **({"usage": None} if usage else {})}
 
-        def chunk(index: int, delta: dict[str, Any], piece: Piece | None = None) -> bytes:
+        def chunk(index: int, delta: dict[str, Any], piece: Piece | None = None) -> dict[str, Any]:
             logprobs = None if piece is None else self._logprobs([piece])
             finish = None if piece is None else piece.finish
             choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-            return event({**head, "choices": [choice]})
+            return {**head, "choices": [choice]}
 
-        yield b"".join(chunk(index, {"role": "assistant", "content": ""}) for index in range(self._body.n))
+        frames = [Frame(lambda text, i=index: chunk(i, {"content": text})) for index in range(self._body.n)]
+
+        def said(index: int, piece: Piece) -> bytes:
+            if piece.calls or piece.finish or self._body.logprobs:
+                return event(chunk(index, _delta(piece), piece))
+            return frames[index].event(piece.text)
+
+        yield b"".join(event(chunk(i, {"role": "assistant", "content": ""})) for i in range(self._body.n))
         async for batch in answers.batches():
-            said = [(index, self._choices[index].push(token)) for index, token in batch if isinstance(token, Token)]
-            if parts := [chunk(index, _delta(piece), piece) for index, piece in said if piece]:
+            pieces = [(index, self._choices[index].push(token)) for index, token in batch if isinstance(token, Token)]
+            if parts := [said(index, piece) for index, piece in pieces if piece]:
                 yield b"".join(parts)
             elif not batch:
                 yield b""
