@@ -110,6 +110,14 @@ def tables(results: Results) -> str:
         ]
         lines += ratios_table(results, cells, peers)
         lines += ["The waits:", "", *waits_table(results, cells, peers)]
+        lengths = {
+            n for c in cells for each in results.rounds(c) for run in each.runs.values() for n in run["answer_tokens"]
+        }
+        if lengths != {cell.answer}:
+            lines += [
+                f"NOT THE SAME WORK: answers had {min(lengths)} to {max(lengths)} tokens, for some ended early.",
+                "",
+            ]
     return "\n".join(lines)
 
 

@@ -60,16 +60,12 @@ class Cell:
 
 
 def make_plan(path: str, system: int, own: int, answer: int, n_requests: int, n_warm_up: int) -> dict[str, Any]:
-    """Bodies of requests, the same every time. template: ours, where the file has none and each server takes its own.
-
-    Answers do not end before their length: the bias is against what ends them.
-    """
+    """Bodies of requests, the same every time. template: ours, where the file has none and each server has its own."""
     import ingle
 
     with ingle.load(path, threads=1, context=8) as model:
         tokenizer = model.tokenizer
         source = None if model.has_template else model.template.source
-        bias = {str(token_id): -100 for token_id in sorted(tokenizer.eog_ids)}
 
     def text(name: str, n_tokens: int) -> str:
         """Words of about so many tokens."""
@@ -84,7 +80,7 @@ def make_plan(path: str, system: int, own: int, answer: int, n_requests: int, n_
 
     def body(told: str, asked: str, n_tokens: int) -> dict[str, Any]:
         messages = [{"role": "system", "content": told}, {"role": "user", "content": asked}]
-        how = {"stream": True, "stream_options": {"include_usage": True}, "temperature": 0, "logit_bias": bias}
+        how = {"stream": True, "stream_options": {"include_usage": True}, "temperature": 0}
         return {"messages": messages, "max_tokens": n_tokens, **how}
 
     told = text("system", system)

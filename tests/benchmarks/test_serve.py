@@ -80,7 +80,7 @@ def test_errors_are_counted_and_give_no_figures() -> None:
     assert run["answer_tokens"] == [2, 3]
 
 
-def made(*runs: dict[str, tuple[float, float]], cell: Cell = CELL) -> Results:
+def made(*runs: dict[str, tuple[float, float]], cell: Cell = CELL, lengths: int = CELL.answer) -> Results:
     """Rounds of contenders with these tokens/s and TTFT p99."""
     results = Results(Cell)
     sizes = {"n_bytes": 1, "context": 512, "bytes_per_token": 1, "weights_per_token": 1, "block_weights": 1}
@@ -91,7 +91,7 @@ def made(*runs: dict[str, tuple[float, float]], cell: Cell = CELL) -> Results:
             name: dict.fromkeys(keys, 0) | {"tokens_per_s": rate, "ttft_p99_s": first, "completion_tokens": 1}
             for name, (rate, first) in by.items()
         }
-        full = {name: run | {"prompt_tokens": 2} for name, run in full.items()}
+        full = {name: run | {"prompt_tokens": 2, "answer_tokens": [lengths]} for name, run in full.items()}
         content = {"cell": vars(cell), "round": number, "others": 0.0, "wall_s": 1.0, "runs": full}
         results.add({"record": "round", **content})
     return results
@@ -111,6 +111,12 @@ def test_the_goal_is_of_speed_and_of_the_first_token(ours: tuple[float, float], 
 def test_ratios_are_of_runs_of_the_same_round() -> None:
     rounds = [{"ingle": (a, 1.0), "llama-server": (b, 1.0)} for a, b in ((10.0, 10.0), (20.0, 5.0), (30.0, 25.0))]
     assert "| 1.20 (1.00-4.00), not met |" in report.tables(made(*rounds))  # of the medians: 2
+
+
+def test_answers_of_other_lengths_are_told() -> None:
+    runs = {"ingle": (130.0, 1.0), "llama-server": (100.0, 1.0)}
+    assert "NOT THE SAME" not in report.tables(made(runs))
+    assert "answers had 63 to 63 tokens" in report.tables(made(runs, lengths=63))
 
 
 PEER = """#!{python}
@@ -173,8 +179,9 @@ def test_a_whole_run_is_continued_and_reported(tmp_path: Path) -> None:
         (one,) = found.rounds(cell)
         assert set(one.runs) == {"ingle", "llama-server -fa 1"}
         ours = one.runs["ingle"]
-        assert (ours["n_errors"], ours["answer_tokens"]) == (0, [8])
-        assert ours["completion_tokens"] == 8 * cell.requests
+        assert ours["n_errors"] == 0
+        assert 0 < ours["completion_tokens"] <= 8 * cell.requests
+        assert max(ours["answer_tokens"]) <= 8
         assert ours["cached_tokens"] > 0  # the system prompt, from the second request on
         assert ours["ttft_p99_s"] >= ours["ttft_p50_s"] > 0
     assert str(tmp_path) not in results.read_text()

@@ -18,7 +18,7 @@ from ingle.engine import scheduler as module
 from ingle.engine.generate import Answer, Request
 from ingle.engine.model import Model, load
 from ingle.engine.sampling import SamplingParams
-from ingle.engine.scheduler import Scheduler
+from ingle.engine.scheduler import Job, Scheduler
 from ingle.engine.token import Token
 from ingle.errors import BackendError, BusyError, ClosedError, ContextError, IngleError, UsageError
 
@@ -94,6 +94,25 @@ def test_answers_are_those_of_generate(toy: Path) -> None:
         assert load.completion_tokens == sum(len(kept.tokens) for kept in answers)
         assert load.prompt_tokens == sum(map(len, prompts))
         assert load.cached_tokens == sum(kept.tokens[-1].stats.cached_tokens for kept in answers) > 0
+
+
+def test_all_tokens_of_a_step_are_drawn_before_any_is_told(toy: Path) -> None:
+    """A listener that wakes a reader must not have it compete with what is still to be drawn."""
+    seen: list[tuple[int, list[int]]] = []
+
+    class Looking(Kept):
+        def on_token(self, token: Token) -> None:
+            super().on_token(token)
+            seen.append((token.index, [job.stats.n_tokens for job in jobs]))
+
+    with held(toy, n_slots=3) as (scheduler, _, gate, first):
+        jobs: list[Job] = []
+        looking = [Looking(), Looking()]
+        jobs += [scheduler.submit(greedy([index, 7], 4), kept) for index, kept in enumerate(looking)]
+        gate.open.set()
+        for kept in (*looking, first):
+            kept.wait()
+    assert seen == [(index, [index + 1] * 2) for index in range(4) for _ in looking]
 
 
 def test_the_models_own_end_and_stop_strings(toy: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -217,3 +218,58 @@ def test_who_reads_can_be_stopped_whenever_a_token_comes(n_turns: int) -> None:
             assert reader.cancelled()
 
     asyncio.run(stop())
+
+
+def test_all_that_a_step_tells_wakes_the_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four readers wait; a token for each is told before the loop runs again."""
+
+    async def count() -> tuple[int, list[list[int]]]:
+        listeners: list[Any] = []
+        loop = asyncio.get_running_loop()
+        with ExitStack() as stack:
+            several = [stack.enter_context(answers_of()) for _ in range(4)]
+            for answers in several:
+                answers.submit(Holding(listeners), [Request([1])], "")
+            readers = [asyncio.create_task(anext(answers.batches())) for answers in several]
+            await asyncio.sleep(0)
+            calls = []
+            ring = loop.call_soon_threadsafe
+            monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *words: (calls.append(words), ring(*words)))
+            for index, listener in enumerate(listeners):
+                listener.on_token(token(index))
+            found = await asyncio.gather(*readers)
+        return len(calls), [[one.token_id for _, one in batch] for batch in found]
+
+    assert asyncio.run(count()) == (1, [[0], [1], [2], [3]])
+
+
+def test_a_late_wake_gives_no_empty_batch() -> None:
+    """What rang for a token that had been read already is not a long silence."""
+
+    async def read_two() -> list[int]:
+        listeners: list[Any] = []
+        with answers_of() as answers:
+            answers.submit(Holding(listeners), [Request([1])], "")
+            batches = answers.batches()
+            listeners[0].on_token(token(0))
+            found = [len(await anext(batches))]
+            reader = asyncio.create_task(anext(batches))
+            for _ in range(3):
+                await asyncio.sleep(0)  # now the first one's bell has rung
+            assert not reader.done()
+            listeners[0].on_token(token(1))
+            return [*found, len(await reader)]
+
+    assert asyncio.run(read_two()) == [1, 1]
+
+
+class Holding(Script):
+    """Keeps its listeners, for a test that tells them itself."""
+
+    def __init__(self, listeners: list[Any]) -> None:
+        super().__init__(listeners.append)
+
+    def submit(self, request: Request, listener: Any, *, user: str = "") -> Any:
+        self.play(listener)
+        self.jobs.append(Job())
+        return self.jobs[-1]

@@ -155,13 +155,13 @@ class Sampler:
             sample = Sample(*self._function(logits, *rest))
             self._step += 1
             return sample
-        if not math.isfinite(float(logits.max())):
+        if (allowed is not None or not self._checks) and not math.isfinite(float(logits.max())):
             raise BackendError(NOT_FINITE)
         changed = with_penalties(logits, self._said, p) if self._changes else logits
         if allowed is not None:
             changed = np.where(allowed, changed, np.float32(-np.inf))
-        if changed.max() == -np.inf:
-            raise BackendError(NOT_ALLOWED)
+            if changed.max() == -np.inf:
+                raise BackendError(NOT_ALLOWED)
         token_id, _ = self._function(changed, *rest)
         return self._step_to(logits, token_id)
 

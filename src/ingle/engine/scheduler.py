@@ -353,7 +353,8 @@ class Scheduler:
         return logits
 
     def _tell(self, step: Step, logits: NDArray[np.float32]) -> None:
-        """Give each sequence what was computed for it."""
+        """Give each sequence what was computed for it; then let them tell."""
+        errors: dict[RunningSequence, Exception] = {}
         row = 0
         for part in step.parts:
             sequence = part.sequence
@@ -365,12 +366,19 @@ class Scheduler:
                 if part.n_asked and not sequence.cancelled:
                     sequence.take(mine)
             except Exception as error:
-                self._end(sequence, _as_ingle(error))
-            else:
-                if sequence.ended:
-                    self._end(sequence, None)
+                errors[sequence] = error
             if isinstance(sequence, AnswerSequence):
                 self._counts.completion_tokens += sequence.n_said - said
+        for part in step.parts:
+            sequence = part.sequence
+            try:
+                sequence.tell()
+            except Exception as error:
+                errors.setdefault(sequence, error)
+            if sequence in errors:
+                self._end(sequence, _as_ingle(errors[sequence]))
+            elif sequence.ended:
+                self._end(sequence, None)
 
     def _computed(self, part: Part, alone: bool) -> None:
         slot = part.sequence.slot

@@ -126,6 +126,10 @@ class RunningSequence(ABC):
     def take(self, logits: NDArray[np.float32]) -> None:
         """Logits [n, V] of the positions asked for, in their order. What this raises ends the sequence."""
 
+    def tell(self) -> None:  # noqa: B027
+        """Tell what was taken and not told yet: once all sequences of a step have taken theirs, so that whoever is
+        woken by it does not take the processor from the others. What this raises ends the sequence."""
+
     @abstractmethod
     def end(self, error: IngleError | None) -> None:
         """It is over, with its slot given back: tell so. Called once; error: why, where that is not how it should be.
@@ -156,6 +160,7 @@ class AnswerSequence(RunningSequence):
         self.job = Job(len(self.prompt), params.seed, wake)
         self._meter = self.job._meter
         self._resumed = 0.0  # when its prompt was begun, or its last token was there
+        self._untold: Token | None = None
 
     @property
     def first_asked(self) -> int:
@@ -190,9 +195,15 @@ class AnswerSequence(RunningSequence):
 
     def take(self, logits: NDArray[np.float32]) -> None:
         for row in logits[:, : self._n_vocab]:
-            self._say(row)
+            self.tell()
             if self.ended or self.cancelled:
                 return
+            self._say(row)
+
+    def tell(self) -> None:
+        token, self._untold = self._untold, None
+        if token is not None and not self.cancelled:
+            self._listener.on_token(token)
 
     def end(self, error: IngleError | None) -> None:
         answer = None
@@ -225,9 +236,8 @@ class AnswerSequence(RunningSequence):
         stats = self._meter.count(now - self._resumed, now, is_last=reason is not None)
         self._resumed = now
         top = top_logprobs(logits, self._request.n_top) if self._request.n_top else ()
-        if not self.cancelled:
-            since = now - self._meter.began
-            self._listener.on_token(Token(text, sample.token_id, sample.logprob, index, since, stats, reason, top))
+        since = now - self._meter.began
+        self._untold = Token(text, sample.token_id, sample.logprob, index, since, stats, reason, top)
 
     def _force(self, grammar: _Follower) -> None:
         """What the grammar leaves no choice in is known now, and computed in one step. The last token is always drawn:

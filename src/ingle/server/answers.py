@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from types import TracebackType
+from weakref import WeakKeyDictionary
 
 from ingle.engine.generate import Answer, Request
 from ingle.engine.token import Stats, Token
@@ -43,7 +44,9 @@ class Answers:
         """Call it in the event loop that is to read the answers. watch: is told of all that is read."""
         self._watch = watch
         self._loop = asyncio.get_running_loop()
-        self._ready = asyncio.Event()
+        self._bell = _bells.setdefault(self._loop, _Bell())
+        self._reader: asyncio.Future[None] | None = None  # who waits for something to read
+        self._quiet_at = 0.0  # by the loop's clock
         self._events: deque[Event] = deque()
         self._woken = False
         self._lock = Lock()
@@ -77,27 +80,47 @@ class Answers:
 
         Raises what ended an answer too early.
         """
-        while self._n_running:
-            try:
-                async with asyncio.timeout(QUIET_S):  # asyncio.wait_for may lose a cancellation, until Python 3.12
-                    await self._ready.wait()
-            except TimeoutError:
-                yield []
-                continue
-            self._ready.clear()
-            self._woken = False  # before the queue is read: what is appended from here on wakes again
-            if self._overflowed:
-                raise ApiError(
-                    "The answer was not read as fast as it came; read it faster.", status=503, code="too_slow"
-                )
-            batch = [self._events.popleft() for _ in range(len(self._events))]
-            for index, event in batch:
-                if isinstance(event, Token):
-                    self._watch.token(index, event, self._jobs[index])
-                else:
-                    self._end(event)
-            if batch:
-                yield batch
+        self._quiet_at = self._loop.time() + QUIET_S
+        self._timer = self._loop.call_at(self._quiet_at, self._break_silence)
+        try:
+            while self._n_running:
+                batch = await self._next()
+                if batch or self._loop.time() >= self._quiet_at:
+                    self._quiet_at = self._loop.time() + QUIET_S
+                    yield batch
+        finally:
+            self._timer.cancel()
+
+    async def _next(self) -> list[Event]:
+        """All that has come, once there is something or nothing came for long."""
+        self._woken = False  # before the queue is read: what is appended from here on wakes again
+        if not self._events:
+            self._reader = self._loop.create_future()
+            await self._reader
+            self._woken = False
+        if self._overflowed:
+            raise ApiError("The answer was not read as fast as it came; read it faster.", status=503, code="too_slow")
+        batch = [self._events.popleft() for _ in range(len(self._events))]
+        for index, event in batch:
+            if isinstance(event, Token):
+                self._watch.token(index, event, self._jobs[index])
+            else:
+                self._end(event)
+        return batch
+
+    def _wake(self) -> None:
+        """In the event loop: there may be something to read."""
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _break_silence(self) -> None:
+        """Wake the reader where nothing came for long. A timer for each token would cost as much as its text."""
+        if self._loop.time() >= self._quiet_at:
+            self._wake()
+            at = self._loop.time() + QUIET_S
+        else:
+            at = self._quiet_at
+        self._timer = self._loop.call_at(at, self._break_silence)
 
     def _end(self, event: Ended) -> None:
         """One of the answers has ended. Raises what ended it too early."""
@@ -128,7 +151,7 @@ class Answers:
         if not self._woken:
             self._woken = True
             try:
-                self._loop.call_soon_threadsafe(self._ready.set)
+                self._bell.ring(self._loop, self._wake)
             except RuntimeError:  # the event loop has ended, and with it whoever would have read
                 self.close()
 
@@ -141,6 +164,33 @@ class Answers:
         self._watch.ended("cancelled", self._n_running)
         self._n_running = 0
         self.close()
+
+
+class _Bell:
+    """Wakes readers of one event loop, all of a step at once: waking the loop costs more than making a token's text."""
+
+    def __init__(self) -> None:
+        self._due: deque[Callable[[], None]] = deque()
+        self._rung = False
+
+    def ring(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None:
+        """Have `wake` called in the loop, soon. For any thread; raises RuntimeError when the loop has ended."""
+        self._due.append(wake)
+        if not self._rung:
+            self._rung = True
+            try:
+                loop.call_soon_threadsafe(self._call)
+            except RuntimeError:
+                self._rung = False
+                raise
+
+    def _call(self) -> None:
+        self._rung = False  # before the queue is read: what is appended from here on rings again
+        for _ in range(len(self._due)):
+            self._due.popleft()()
+
+
+_bells: WeakKeyDictionary[asyncio.AbstractEventLoop, _Bell] = WeakKeyDictionary()
 
 
 class _Listener:

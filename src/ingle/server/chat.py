@@ -93,7 +93,10 @@ class _Reply:
             choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
             return {**head, "choices": [choice]}
 
-        frames = [Frame(lambda text, i=index: chunk(i, {"content": text})) for index in range(self._body.n)]
+        def frame(index: int) -> Frame:
+            return Frame(lambda text: chunk(index, {"content": text}))
+
+        frames = [frame(index) for index in range(self._body.n)]
 
         def said(index: int, piece: Piece) -> bytes:
             if piece.calls or piece.finish or self._body.logprobs:
