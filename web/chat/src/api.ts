@@ -59,6 +59,7 @@ async function ask(path: string, init: RequestInit = {}): Promise<Response> {
 async function refusal(response: Response): Promise<ApiError> {
   const body: unknown = await response.json().catch(() => null);
   let message = errorMessage(body) ?? `The server answered with status ${response.status}.`;
+  if (field(field(body, "error"), "code") === "context_length_exceeded") message += " A new conversation starts with an empty context.";
   const wait_s = Number(response.headers.get("Retry-After"));
   if (response.status === 429 && wait_s > 0 && !message.includes("again")) message += ` It asks to try again in ${wait_s} s.`;
   return new ApiError(message, response.status);
