@@ -60,11 +60,15 @@ class Cell:
 
 
 def make_plan(path: str, system: int, own: int, answer: int, n_requests: int, n_warm_up: int) -> dict[str, Any]:
-    """Bodies of requests, the same every time. template: ours, where the file has none and each server has its own."""
+    """Bodies of requests, the same every time. template: ours, where the file has none and each server has its own.
+
+    Answers do not end before their length: there is a bias against what ends them.
+    """
     import ingle
 
     with ingle.load(path, threads=1, context=8) as model:
         tokenizer = model.tokenizer
+        bias = {str(token_id): -100 for token_id in sorted(tokenizer.eog_ids)}
         source = None if model.has_template else model.template.source
 
     def text(name: str, n_tokens: int) -> str:
@@ -80,7 +84,7 @@ def make_plan(path: str, system: int, own: int, answer: int, n_requests: int, n_
 
     def body(told: str, asked: str, n_tokens: int) -> dict[str, Any]:
         messages = [{"role": "system", "content": told}, {"role": "user", "content": asked}]
-        how = {"stream": True, "stream_options": {"include_usage": True}, "temperature": 0}
+        how = {"stream": True, "stream_options": {"include_usage": True}, "temperature": 0, "logit_bias": bias}
         return {"messages": messages, "max_tokens": n_tokens, **how}
 
     told = text("system", system)

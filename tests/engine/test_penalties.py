@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import toys
 from ingle.engine.model import load
@@ -50,6 +53,30 @@ def test_penalties_are_openais(function: object) -> None:
         counts[sample.token_id] += 1
     assert len(counts) > 20
     assert counts[4] == 0
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@given(
+    logits=st.lists(st.sampled_from([-np.inf, -1.0, 0.0, -0.0, 1.0, 1.5, 2.0]), min_size=2, max_size=8),
+    bias=st.dictionaries(st.integers(0, 9), st.sampled_from([-100.0, -1.0, -0.5, 0.0, 0.5, 1.0]), min_size=1),
+)
+def test_a_bias_alone_gives_the_likeliest_of_all(function: Any, logits: list[float], bias: dict[int, float]) -> None:
+    """Few logits are looked at; ties are those of the lowest id, and the probability is the model's own."""
+    logits[0] = max(logits[0], -5.0)  # some token must be possible
+    raw = np.array(logits, np.float32)
+    params = SamplingParams(temperature=0, logit_bias=bias)
+    changed = with_penalties(raw, {}, params)
+    sample = Sampler(params, function).sample(raw)
+    assert sample.token_id == int(changed.argmax())
+    assert sample.logprob == pytest.approx(logprobs_of(raw)[sample.token_id], abs=1e-5)
+    np.testing.assert_array_equal(raw, np.array(logits, np.float32))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_bias_hides_nothing_that_is_broken(function: Any) -> None:
+    sampler = Sampler(SamplingParams(temperature=0, logit_bias={1: 1.0}), function)
+    with pytest.raises(BackendError, match="finite"):
+        sampler.sample(np.array([1.0, 2.0, np.nan], np.float32))
 
 
 def test_the_logits_given_stay_as_they_are() -> None:
