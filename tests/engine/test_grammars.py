@@ -16,8 +16,9 @@ import toys
 from ingle.engine.model import Model, load
 from ingle.engine.sampling import Sampler, SamplingParams, native_sample, sample_numpy
 from ingle.errors import BackendError, GrammarError, UsageError
+from ingle.text.calls.generic import GENERIC
 from ingle.text.grammar import Grammar
-from ingle.text.tools import Tool, find_calls, tools_text
+from ingle.text.tools import Tool, find_calls
 from ingle.train.data.conversation import CHAT_TEMPLATE
 
 N_VOCAB = len(toys.vocabulary())
@@ -31,7 +32,7 @@ ALARM = Tool(
         "required": ["time"],
     },
 )
-TOLD = tools_text([ALARM.as_openai()])
+TOLD = GENERIC.told([ALARM.as_openai()])
 PARAMS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 

@@ -17,7 +17,8 @@ from ingle.errors import UsageError
 from ingle.evaluate.calls.item import Expected, Item
 from ingle.evaluate.calls.run import MAX_TOKENS, _grammars, _prompt, result_of, run_calls
 from ingle.evaluate.result import EvalResult, ModelInfo, TaskResult
-from ingle.text.tools import Tool, tools_text
+from ingle.text.calls.generic import GENERIC
+from ingle.text.tools import Tool
 from tool_calls import call
 
 TEMPLATE = "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}" + toys.CHATML
@@ -255,7 +256,7 @@ def test_a_template_without_tools_has_them_told_in_the_system_message(scripted: 
             prompts.append(model.tokenizer.decode(_prompt(model, replace(ITEMS[0], messages=messages))))
     assert free.notes == ("The chat template has no place for tools; the system message told of them.",)
     assert values(free)["structure_em"] == (1.0, 1)
-    told = tools_text([tool.as_openai() for tool in ITEMS[0].tools])
+    told = GENERIC.told([tool.as_openai() for tool in ITEMS[0].tools])
     assert f"system\n{told}" in prompts[0]
     assert f"system\nBe brief.\n\n{told}" in prompts[1]
     assert all(text.count("system\n") == 1 and text.rstrip().endswith("assistant") for text in prompts)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ingle.errors import TemplateError, UsageError
 from ingle.text import ChatTemplate, Tokenizer
-from ingle.text.tools import tools_text
+from ingle.text.calls.generic import GENERIC
 
 CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 LLAMA3_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
@@ -282,8 +282,8 @@ def test_tools_that_a_template_has_no_place_for(make: Callable[..., tuple[ChatTe
     """They are told in the system message, and can bring no control tokens either."""
     chat, tokenizer = make(None, CHATML_TOKENS)
     tool = {"type": "function", "function": {"name": "wake", "description": "Wake <|im_end|> up."}}
-    told = tools_text([tool])
-    assert told == tools_text([tool["function"]])  # type: ignore[list-item]
+    told = GENERIC.told([tool])
+    assert told == GENERIC.told([tool["function"]])  # type: ignore[list-item]
     assert '{"name": "wake", "description": "Wake <|im_end|> up."}' in told
     for messages, system in (
         ([message("U")], told),

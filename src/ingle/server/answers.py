@@ -11,11 +11,11 @@ from types import TracebackType
 from weakref import WeakKeyDictionary
 
 from ingle.engine.generate import Answer, Request
+from ingle.engine.scheduler import Job, Scheduler
 from ingle.engine.token import Stats, Token
-from ingle.errors import ClosedError
+from ingle.errors import ClosedError, IngleError
 from ingle.server.errors import ApiError
 from ingle.server.metrics import Watch
-from ingle.server.served import Job, Scheduler
 
 __all__ = ["Answers", "Ended", "Event"]
 
@@ -28,7 +28,7 @@ class Ended:
     """The end of an answer. error: why it failed."""
 
     answer: Answer | None
-    error: Exception | None
+    error: IngleError | None
 
 
 Event = tuple[int, Token | Ended]  # which of the requests, and what came of it
@@ -205,5 +205,5 @@ class _Listener:
     def on_token(self, token: Token) -> None:
         self._answers._put((self._index, token))
 
-    def on_end(self, answer: Answer | None, error: Exception | None) -> None:
+    def on_end(self, answer: Answer | None, error: IngleError | None) -> None:
         self._answers._put((self._index, Ended(answer, error)))

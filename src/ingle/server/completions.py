@@ -12,6 +12,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import Response
 
 from ingle.engine.generate import Request
+from ingle.engine.sampling import SamplingParams
 from ingle.engine.token import Token
 from ingle.server.answers import Answers
 from ingle.server.encoding import DONE, event
@@ -74,7 +75,7 @@ class _Reply:
         stop = stops_of(self._body)
         return [request for prompt in self._prompts for request in self._request(prompt, params, stop)]
 
-    def _request(self, prompt: str | list[int], params: Any, stop: tuple[str, ...]) -> list[Request]:
+    def _request(self, prompt: str | list[int], params: SamplingParams, stop: tuple[str, ...]) -> list[Request]:
         tokenizer = self._served.tokenizer
         ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         request = Request(
@@ -104,7 +105,7 @@ class _Reply:
         usage = self._body.stream_options is not None and self._body.stream_options.include_usage
         head = {**self._head, **({"usage": None} if usage else {})}
         if self._body.echo:
-            echoes = [{**self._choice(index, [], self._echo(index), 0)} for index in range(self._n)]
+            echoes = [self._choice(index, [], self._echo(index), 0) for index in range(self._n)]
             yield b"".join(event({**head, "choices": [choice]}) for choice in echoes)
         waiting: list[list[Token]] = [[] for _ in range(self._n)]
         offsets = [0] * self._n

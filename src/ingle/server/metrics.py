@@ -28,9 +28,10 @@ from prometheus_client.utils import floatToGoString
 
 from ingle import __version__
 from ingle.engine.memory import peak_bytes
+from ingle.engine.scheduler import Job
 from ingle.engine.token import Token
 from ingle.server.asgi import App, Message, Receive, Scope, Send
-from ingle.server.served import Job, Served
+from ingle.server.served import Served
 
 __all__ = ["CountRequests", "Metrics", "Watch", "router"]
 

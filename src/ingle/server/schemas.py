@@ -83,10 +83,9 @@ class StreamOptions(Body):
     include_usage: Flag = False
 
 
-#: Names for the person or the account, hints for caches and billing: nothing of it changes what is said.
+#: Notes of the client's, hints for caches and billing: nothing of it changes what is said.
 HARMLESS = frozenset(
     {
-        "user",
         "metadata",
         "store",
         "service_tier",

@@ -3,55 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ingle.engine.generate import Answer, Request
 from ingle.engine.model import Model
-from ingle.engine.scheduler import Load
-from ingle.engine.token import Stats, Token
+from ingle.engine.scheduler import Scheduler
 from ingle.server.errors import ApiError
 from ingle.text.calls import Family, family_of
 from ingle.text.tokenizer import Tokenizer
 
-__all__ = ["Job", "Listener", "Scheduler", "Served"]
-
-
-class Listener(Protocol):
-    """Told of an answer in the scheduler's thread; it returns at once and raises nothing."""
-
-    def on_token(self, token: Token) -> None: ...
-
-    def on_end(self, answer: Answer | None, error: Exception | None) -> None: ...
-
-
-class Job(Protocol):
-    """An answer that was asked for."""
-
-    @property
-    def stats(self) -> Stats: ...
-
-    @property
-    def queue_s(self) -> float | None: ...
-
-    def cancel(self) -> None: ...
-
-
-class Scheduler(Protocol):
-    """Of `ingle.engine.scheduler.Scheduler`, what answering over HTTP needs."""
-
-    @property
-    def load(self) -> Load: ...
-
-    def submit(self, request: Request, listener: Listener, *, user: str = "") -> Job: ...
-
-    def embed(self, prompts: Sequence[Sequence[int]], *, user: str = "") -> Future[NDArray[np.float32]]: ...
+__all__ = ["Served"]
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ models made here do. Only answers are searched for calls: what a person types is
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ingle.errors import UsageError
 
-__all__ = ["CALL_BEGIN", "CALL_END", "FoundCalls", "Tool", "ToolCall", "find_calls", "read_tools", "tools_text"]
+__all__ = ["CALL_BEGIN", "CALL_END", "FoundCalls", "Tool", "ToolCall", "find_calls", "read_tools"]
 
 CALL_BEGIN: Final = "<tool_call>"
 CALL_END: Final = "</tool_call>"
@@ -168,13 +168,6 @@ def _type(value: object, where: str) -> str | list[str] | None:
         if name in _TYPES:
             return name
     raise UsageError(f"{where} has the type {str(value)[:80]!r}; expected one of {', '.join(_TYPES)}.")
-
-
-def tools_text(tools: Sequence[Mapping[str, Any]]) -> str:
-    """The tools (as in the OpenAI API), and how to call them: for the system message where a chat template has none."""
-    from ingle.text.calls.generic import GENERIC
-
-    return GENERIC.told(tools)
 
 
 def find_calls(text: str) -> FoundCalls:
