@@ -14,7 +14,7 @@ import mmap as mmap_module
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from mmap import MAP_PRIVATE, PROT_READ, mmap
 from pathlib import Path
@@ -41,9 +41,9 @@ class OpenFile:
         self.path = path
         self.descriptor = os.open(path, os.O_RDONLY)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # there is no `os` when the interpreter ends
         if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+            close(self.descriptor)
 
 
 @dataclass(frozen=True, slots=True)
