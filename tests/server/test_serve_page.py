@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ingle.cli.docs import endpoints_table, filled, options_table
+from ingle.cli.docs import endpoints_table, fields_table, filled, options_table
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
@@ -23,6 +23,14 @@ def test_the_endpoints_are_current() -> None:
     pytest.importorskip("fastapi")
     assert filled(PAGE, "endpoints", endpoints_table()) == PAGE, "run: python -m ingle.cli.docs"
     assert "`POST /v1/chat/completions`" in endpoints_table()
+
+
+def test_the_fields_of_requests_are_current() -> None:
+    pytest.importorskip("fastapi")
+    table = fields_table()
+    assert filled(PAGE, "fields", table) == PAGE, "run: python -m ingle.cli.docs"
+    assert "| `temperature` | yes | yes | yes |  | 0 to 2; default 0.8; with tools 0 |" in table
+    assert "| `encoding_format` |  |  |  | yes | `float`, `base64`; default float |" in table
 
 
 def test_every_attack_has_tests_that_exist() -> None:

@@ -11,9 +11,10 @@ import click
 
 from ingle.cli import VERBS, cli
 
-__all__ = ["endpoints_table", "filled", "markdown", "options_table"]
+__all__ = ["endpoints_table", "fields_table", "filled", "markdown", "options_table"]
 
 WIDTH = 100
+REQUESTS = ("chat", "completion", "response", "embedding")  # whose bodies are `ChatRequest` and so on
 
 
 def markdown() -> str:
@@ -56,6 +57,35 @@ def endpoints_table() -> str:
     return "\n".join(rows)
 
 
+def fields_table() -> str:
+    """The fields that requests may have, by endpoint. Needs the extra `serve`."""
+    from ingle.server.app import create_app
+
+    nothing: Any = None
+    schemas = create_app(nothing).openapi()["components"]["schemas"]
+    bodies = {name: schemas[f"{name.title()}Request"]["properties"] for name in REQUESTS}
+    fields: dict[str, dict[str, Any]] = {}
+    for field, schema in (item for properties in bodies.values() for item in properties.items()):
+        fields.setdefault(field, schema)
+    rows = [f"| field | {' | '.join(f'{name}s'.replace('chats', 'chat') for name in REQUESTS)} | |", "|---" * 6 + "|"]
+    for field, schema in fields.items():
+        taken = " | ".join("yes" if field in properties else "" for properties in bodies.values())
+        rows.append(f"| `{field}` | {taken} | {_note(schema)} |")
+    return "\n".join(rows)
+
+
+def _note(schema: dict[str, Any]) -> str:
+    """What a JSON Schema says of a field to people: values, bounds, default, and its description."""
+    kinds = [schema, *schema.get("anyOf", [])]
+    notes = [", ".join(f"`{value}`" for value in kind["enum"]) for kind in kinds if "enum" in kind]
+    notes += [f"{kind['minimum']:g} to {kind['maximum']:g}" for kind in kinds if {"minimum", "maximum"} <= set(kind)]
+    notes += [f"up to {kind['maxItems']:,}" for kind in kinds if kind.get("maxItems")][:1]
+    if schema.get("default") not in (None, False, [], {}):
+        notes.append(f"default {str(schema['default']).lower()}")
+    said = [kind["description"].rstrip(".") for kind in kinds if "description" in kind]
+    return "; ".join(note[:1].lower() + note[1:] for note in [*notes, *said])
+
+
 def filled(page: str, name: str, text: str) -> str:
     """The page with `text` between its marks <!-- name --> and <!-- /name -->."""
     marks = f"<!-- {name} -->", f"<!-- /{name} -->"
@@ -81,4 +111,5 @@ if __name__ == "__main__":
     (folder / "cli.md").write_text(markdown(), encoding="utf-8")
     serve = folder / "serve.md"
     page = filled(serve.read_text(encoding="utf-8"), "options", options_table("serve"))
-    serve.write_text(filled(page, "endpoints", endpoints_table()), encoding="utf-8")
+    page = filled(page, "endpoints", endpoints_table())
+    serve.write_text(filled(page, "fields", fields_table()), encoding="utf-8")

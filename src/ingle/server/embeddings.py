@@ -14,7 +14,6 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import Response
 from numpy.typing import NDArray
 
-from ingle.engine.generate import Request
 from ingle.server.encoding import json_bytes
 from ingle.server.errors import RESPONSES, ApiError
 from ingle.server.models import served_of
@@ -57,13 +56,9 @@ async def _embed(served: Served, body: EmbeddingRequest, user: str) -> Response:
 
 
 def _prompts(served: Served, body: EmbeddingRequest) -> list[Sequence[int]]:
-    """The token ids of each text. Raises UsageError and ContextError."""
-    prompts = [
-        served.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts_of(body.input)
-    ]
-    for prompt in prompts:
-        Request(prompt).check(served.model.spec, served.model.context)
-    return list(prompts)
+    """The token ids of each text."""
+    encode = served.tokenizer.encode
+    return [encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts_of(body.input)]
 
 
 def _entry(index: int, vector: NDArray[np.float32], encoding: str) -> dict[str, Any]:

@@ -143,8 +143,8 @@ class ChatRequest(Generating):
     }
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     n: Several = 1
-    max_tokens: Annotated[Count, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[Count, Field(ge=1)] | None = None
+    max_tokens: Annotated[Count, Field(ge=1, description="Default: what the context has room for.")] | None = None
+    max_completion_tokens: Annotated[Count, Field(ge=1, description="As max_tokens.")] | None = None
     logprobs: Flag = False
     top_logprobs: Annotated[int, Field(strict=True, ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None

@@ -136,7 +136,7 @@ class ResponseRequest(Generating):
     }
     input: Text | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
     instructions: Text | None = None
-    max_output_tokens: Annotated[Count, Field(ge=1)] | None = None
+    max_output_tokens: Annotated[Count, Field(ge=1, description="As max_tokens.")] | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] = Field({})
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] = Field([], max_length=16)
     parallel_tool_calls: Flag = True
