@@ -36,9 +36,8 @@ def groups(results: Results) -> dict[tuple[Any, ...], list[Cell]]:
 
 
 def peers_of(results: Results, cells: list[Cell]) -> list[str]:
-    """Those beside ours, in their order."""
-    runs = [each.runs for cell in cells for each in results.rounds(cell)]
-    return list(dict.fromkeys(name for by in runs for name in sorted(by) if name != OURS))
+    """Those beside ours, by their names."""
+    return sorted({name for cell in cells for each in results.rounds(cell) for name in each.runs} - {OURS})
 
 
 def goal_of(cell: Cell, peer: str, ratio: float, first: float | None) -> str:

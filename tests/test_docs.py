@@ -157,17 +157,21 @@ def test_tables_of_the_experiments_are_those_of_the_results() -> None:
     assert made.strip() in page, "run experiments/report.py"
 
 
-def test_the_page_on_performance_is_that_of_the_results() -> None:
-    command = [sys.executable, "benchmarks/engine.py", "--report", "benchmarks/results/engine.jsonl"]
+@pytest.mark.parametrize(("name", "page"), [("engine", "performance.md"), ("serve", "serving.md")])
+def test_pages_on_speed_are_those_of_the_results(name: str, page: str) -> None:
+    command = [sys.executable, f"benchmarks/{name}.py", "--report", f"benchmarks/results/{name}.jsonl"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    page = re.sub(r"^!\[.*\n\n", "", (ROOT / "docs" / "performance.md").read_text(), flags=re.MULTILINE)
-    assert made == page, "run benchmarks/engine.py --report, as benchmarks/README.md says"
+    text = re.sub(r"^!\[.*\n\n", "", (ROOT / "docs" / page).read_text(), flags=re.MULTILINE)
+    assert made == text, f"run benchmarks/{name}.py --report, as benchmarks/README.md says"
 
 
 def benchmark_commands() -> dict[str, set[str]]:
     """Program -> the options that the documents use."""
     options: dict[str, set[str]] = {}
-    for path in (ROOT / "benchmarks" / "README.md", ROOT / "docs" / "performance.md"):
+    for path in (
+        ROOT / "benchmarks" / "README.md",
+        *(ROOT / "docs" / name for name in ("performance.md", "serving.md")),
+    ):
         for program, words in re.findall(r"^    python benchmarks/(\S+)(.*)$", path.read_text(), re.MULTILINE):
             options.setdefault(program, set()).update(re.findall(r"--[a-z][\w-]*", words.partition("#")[0]))
     return options
