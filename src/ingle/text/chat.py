@@ -18,6 +18,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, TypeAlias
 
 from ingle.errors import TemplateError, UsageError
@@ -251,7 +252,7 @@ def _surrounded(text: str, marker: str) -> str:
 def _unused_character(values: object) -> str:
     """A character that occurs nowhere in `values`: a noncharacter, which no text should have, if one is free."""
     used = {character for text in _strings(values) for character in text if character >= "\ufdd0"}
-    return next(c for c in map(chr, (*range(0xFDD0, 0xFDF0), *range(0xF0000, 0x10FFFE))) if c not in used)
+    return next(c for c in map(chr, chain(range(0xFDD0, 0xFDF0), range(0xF0000, 0x10FFFE))) if c not in used)
 
 
 def _strings(value: object) -> Iterator[str]:
