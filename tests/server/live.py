@@ -111,6 +111,26 @@ def replies(data: bytes) -> list[Reply]:
     return found
 
 
+def read_reply(connection: socket.socket) -> Reply:
+    """The next reply, which says how long it is."""
+    data = bytearray()
+    while b"\r\n\r\n" not in data or len(data) < _length(bytes(data)):
+        part = connection.recv(65536)
+        assert part, "the connection was closed"
+        data += part
+    (reply,) = replies(bytes(data))
+    return reply
+
+
+def _length(data: bytes) -> int:
+    """Bytes of a reply whose headers are there."""
+    head = data.partition(b"\r\n\r\n")[0]
+    (length,) = (
+        int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")
+    )
+    return len(head) + 4 + length
+
+
 def is_closed(connection: socket.socket, patience_s: float = PATIENCE_S) -> bool:
     """Whether the server closes the connection, after whatever it still sends."""
     connection.settimeout(patience_s)

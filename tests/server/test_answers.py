@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -153,6 +155,9 @@ def test_a_loop_that_has_ended_harms_nobody() -> None:
     listeners[0].on_token(token(0))
     listeners[0].on_end(WHOLE, None)
     assert script.jobs[0].n_cancelled == 1
+    kept = weakref.ref(listeners.pop()._answers)
+    gc.collect()
+    assert kept() is None
 
 
 def test_the_end_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,7 @@ class _Bell:
                 loop.call_soon_threadsafe(self._call)
             except RuntimeError:
                 self._rung = False
+                self._due.clear()  # who waits here keeps the loop, and the loop this
                 raise
 
     def _call(self) -> None:
