@@ -75,7 +75,7 @@ def test_nothing_stays_behind(model: Model) -> None:
             assert scheduler._slots.n_free == scheduler.load.n_slots == 4
             assert not scheduler._begun
             assert after["threads"] == before["threads"]
-            assert after["executor"] <= min(32, (os.cpu_count() or 1) + 4)
+            assert after["executor"] - before["executor"] < min(32, (os.cpu_count() or 1) + 4)  # asyncio's most
             assert after["tasks"] <= before["tasks"]
             assert after["descriptors"] <= before["descriptors"]
             assert after["blocks"] - before["blocks"] < MOST_BLOCKS
