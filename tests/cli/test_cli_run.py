@@ -81,6 +81,9 @@ def test_the_record(toy: Path) -> None:
         "repeat_penalty": 1.0,
         "repeat_last_n": 64,
         "seed": 1,
+        "frequency_penalty": 0.0,
+        "presence_penalty": 0.0,
+        "logit_bias": {},
     }
     timings = record["timings"]
     assert timings["prompt_tokens"] > len("hello")

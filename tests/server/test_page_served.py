@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_a_conversation_with_the_real_server(page: Visit) -> None:
     assert all(len(answer) > 20 for answer in page.answers())
     assert len(page.answers()) == 2
     assert "tokens/s" in page.page.locator("[data-live]").inner_text()
-    assert "MiB" in page.page.get_by_text("memory ").inner_text()
+    assert re.fullmatch(r"memory [0-9.]+ [MG]iB", page.page.get_by_text("memory ").inner_text())
     assert page.page.locator(".model option").all_inner_texts() == ["ingle-tiny"]
 
 

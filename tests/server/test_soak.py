@@ -109,9 +109,9 @@ def _fill_slots(port: int, model: Model) -> None:
 
 
 def _left() -> Counter[str]:
-    """Objects that should not outlive their request."""
+    """Objects that should not outlive their request. `isinstance` would ask each for its class, and some warn then."""
     gc.collect()
-    return Counter(type(one).__name__ for one in gc.get_objects() if isinstance(one, OF_A_REQUEST))
+    return Counter(type(one).__name__ for one in gc.get_objects() if issubclass(type(one), OF_A_REQUEST))
 
 
 def _held() -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _held() -> dict[str, Any]:
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)  # what was freed is no memory of the process
     names = [thread.name for thread in threading.enumerate()]
-    tasks = [one for one in gc.get_objects() if isinstance(one, asyncio.Task) and not one.done()]
+    tasks = [one for one in gc.get_objects() if issubclass(type(one), asyncio.Task) and not one.done()]
     return {
         "threads": sorted(name for name in names if not name.startswith("asyncio_")),
         "executor": sum(name.startswith("asyncio_") for name in names),
