@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
 
-from ingle.engine.generate import Answer
+import numpy as np
+
+import toys
+from ingle.engine.generate import Answer, Request
+from ingle.engine.model import Model
+from ingle.engine.sampling import SamplingParams
+from ingle.engine.scheduler import Scheduler
 from ingle.engine.token import Token
 from ingle.errors import IngleError
 
 WAIT_S = 30.0  # more than any test takes; what waits for ever fails
+N_VOCAB = len(toys.vocabulary())
+END = N_VOCAB - 1
+SCRIPT = toys.hashed(256)  # never an end token
+LONG = [int(token) for token in np.random.default_rng(1).integers(0, 256, 200)]
+GREEDY = SamplingParams(temperature=0.0)
 
 
 class Kept:
@@ -62,3 +76,42 @@ class Gate:
         self.reached.set()
         assert self.open.wait(WAIT_S)
         return self._script(tokens)
+
+
+def expected(prompt: list[int], n: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(n):
+        tokens.append(SCRIPT(tokens))
+    return tokens[len(prompt) :]
+
+
+def greedy(prompt: list[int], max_tokens: int = 5, **options: object) -> Request:
+    return Request(prompt, GREEDY, max_tokens=max_tokens, **options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def serving(
+    toy: Path, script: Callable[[list[int]], int] = SCRIPT, n_slots: int = 2, **options: int
+) -> Iterator[tuple[Scheduler, toys.ScriptedBackend, Model]]:
+    model, backend = toys.scripted_model(toy, script, n_slots=n_slots)
+    scheduler = Scheduler(model, **options)
+    try:
+        yield scheduler, backend, model
+    finally:
+        if isinstance(script, Gate):
+            script.open.set()
+        scheduler.close()
+        _, slots = model._open_parts()
+        assert slots.n_free == n_slots, "a slot was not given back"
+        assert not any("ingle" in thread.name for thread in threading.enumerate())
+
+
+@contextmanager
+def held(toy: Path, n_slots: int = 2, **options: int) -> Iterator[tuple[Scheduler, toys.ScriptedBackend, Gate, Kept]]:
+    """A scheduler that has a first answer in its slots, and computes nothing more until the gate opens."""
+    gate = Gate(SCRIPT)
+    with serving(toy, gate, n_slots, **options) as (scheduler, backend, _):
+        first = Kept()
+        scheduler.submit(greedy([250, 251], 3), first)
+        assert gate.reached.wait(WAIT_S)
+        yield scheduler, backend, gate, first
