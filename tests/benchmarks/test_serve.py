@@ -162,7 +162,7 @@ def run_serve(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_whole_run_is_continued_and_reported(tmp_path: Path) -> None:
-    pytest.importorskip("uvicorn")
+    pytest.importorskip("uvicorn", reason="missing: uvicorn, of the extra serve")
     peer, results = tmp_path / "llama server", tmp_path / "results.jsonl"
     peer.write_text(PEER.format(python=sys.executable))
     peer.chmod(0o755)
@@ -194,7 +194,7 @@ def test_a_whole_run_is_continued_and_reported(tmp_path: Path) -> None:
 
 
 def test_a_peer_that_fails_is_told(tmp_path: Path) -> None:
-    pytest.importorskip("uvicorn")
+    pytest.importorskip("uvicorn", reason="missing: uvicorn, of the extra serve")
     peer = tmp_path / "llama-server"
     peer.write_text(PEER.format(python=sys.executable))
     peer.chmod(0o755)

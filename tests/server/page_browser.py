@@ -36,10 +36,10 @@ addEventListener("securitypolicyviolation", (e) => window.violations.push(`${e.v
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Debian's Chromium. Skips where it, or Playwright, is missing."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright for Python")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="missing: Playwright for Python, of the extra test")
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
-        pytest.skip("needs Chromium (Debian: apt install chromium)")
+        pytest.skip("missing: Chromium (Debian: apt install chromium)")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         try:
@@ -98,7 +98,7 @@ class Visit:
         """What axe-core finds, one line for each rule."""
         source = MODULES / "axe-core" / "axe.min.js"
         if not source.exists():
-            pytest.skip("needs web/chat/node_modules (npm ci there)")
+            pytest.skip("missing: web/chat/node_modules, which `make web` installs")
         self.page.evaluate(source.read_text() + ";0")
         result = self.page.evaluate("axe.run(document)")
         assert len(result["passes"]) > 20

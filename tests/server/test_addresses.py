@@ -51,8 +51,8 @@ def test_nobody_else_is_localhost_by_ipv6() -> None:
     """Where ::1 of the port is somebody else's, a client that looks for "localhost" would talk to them."""
     try:
         other = socket.create_server(("::1", 0), family=socket.AF_INET6)
-    except OSError:
-        pytest.skip("needs IPv6")
+    except OSError as error:
+        pytest.skip(f"missing: the address ::1 of IPv6 ({error})")
     with pytest.raises(UsageError, match="in use"):
         bind("127.0.0.1", other.getsockname()[1])
     other.close()

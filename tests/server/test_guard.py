@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest.importorskip("uvicorn", reason="missing: uvicorn, of the extra serve")
-
 from ingle.errors import UsageError
 from ingle.server.guard import CSP
 from ingle.server.keys import new_key

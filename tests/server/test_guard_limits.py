@@ -10,8 +10,6 @@ import time
 
 import pytest
 
-pytest.importorskip("uvicorn")
-
 from ingle.server.keys import new_key
 from ingle.server.limits import Buckets, excess_of_json, network
 from ingle.server.settings import Settings

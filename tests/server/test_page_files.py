@@ -9,6 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from ingle.server.page import CONTENT_SECURITY_POLICY, page_routes
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = REPOSITORY / "web" / "chat"
@@ -17,8 +21,10 @@ SCRIPT_LIMIT_BYTES = 150 * 1024
 
 
 def test_a_rebuild_gives_the_same_bytes(tmp_path: Path) -> None:
-    if shutil.which("node") is None or not (SOURCES / "node_modules" / "esbuild").is_dir():
-        pytest.skip("needs node, and web/chat/node_modules (npm ci there)")
+    if shutil.which("node") is None:
+        pytest.skip("missing: Node")
+    if not (SOURCES / "node_modules" / "esbuild").is_dir():
+        pytest.skip("missing: web/chat/node_modules, which `make web` installs")
     subprocess.run(["node", SOURCES / "build.mjs", tmp_path], check=True, capture_output=True)
     built = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     committed = {path.name: path.read_bytes() for path in STATIC.iterdir()}
@@ -52,13 +58,6 @@ def test_the_lock_file_names_no_registry() -> None:
 
 
 def test_page_routes_answer_with_the_policy() -> None:
-    pytest.importorskip("starlette", reason="needs the extra `serve`")
-    pytest.importorskip("httpx", reason="needs httpx")
-    from starlette.applications import Starlette
-    from starlette.testclient import TestClient
-
-    from ingle.server.page import CONTENT_SECURITY_POLICY, page_routes
-
     with TestClient(Starlette(routes=page_routes())) as client:
         for path, kind in (("/", "text/html"), ("/app.js", "javascript"), ("/style.css", "text/css")):
             answer = client.get(path)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 from ingle.cli.docs import endpoints_table, fields_table, filled, options_table
 
 ROOT = Path(__file__).parents[2]
@@ -20,13 +18,11 @@ def test_the_options_are_current() -> None:
 
 
 def test_the_endpoints_are_current() -> None:
-    pytest.importorskip("fastapi")
     assert filled(PAGE, "endpoints", endpoints_table()) == PAGE, "run: python -m ingle.cli.docs"
     assert "`POST /v1/chat/completions`" in endpoints_table()
 
 
 def test_the_fields_of_requests_are_current() -> None:
-    pytest.importorskip("fastapi")
     table = fields_table()
     assert filled(PAGE, "fields", table) == PAGE, "run: python -m ingle.cli.docs"
     assert "| `temperature` | yes | yes | yes |  | 0 to 2; default 0.8; with tools 0 |" in table

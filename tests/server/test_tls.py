@@ -12,10 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("cryptography")
-pytest.importorskip("uvicorn")
-
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -147,7 +143,9 @@ def test_a_state_folder_that_is_none(tmp_path: Path) -> None:
         assert made.fingerprint
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() == 0, reason="missing: a user other than root, who may write everywhere"
+)
 def test_a_home_that_is_read_only(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     made, reason = self_signed(NAMES, tmp_path / "state")
