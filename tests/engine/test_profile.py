@@ -34,9 +34,9 @@ class Slow:
         self.spec = spec
 
     def __getattr__(self, verb: str) -> Any:
-        def run(*given: Any) -> str:
+        def run(*given: Any) -> Any:
             self.now += 1.0 + KINDS.index(verb)
-            return verb
+            return verb if verb != "logits" else np.zeros((len(given[2]), self.spec.n_vocab), np.float32)
 
         return run
 

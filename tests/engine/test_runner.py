@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,14 +70,29 @@ def test_a_closed_runner_computes_no_more(checkpoint: Checkpoint) -> None:
 
 
 class Fetched:
-    """A store that has one block at a time: the others are gone while it is used, and it is gone after its `with`."""
+    """A store that has one block at a time: the others are gone while it is used, and it is gone after its `with`. Its
+    output comes in two slices."""
 
     def __init__(self, checkpoint: Checkpoint, backend: ReferenceBackend) -> None:
         self.checkpoint = checkpoint
         self.backend = backend
         self.embedding = backend.load_embedding(checkpoint.embedding())
-        self.output = backend.load_output(checkpoint.output(), self.embedding)
         self.order: list[int] = []
+        self.begun: list[bool] = []
+        self.closed = False
+
+    def begin(self, logits: bool) -> None:
+        self.begun.append(logits)
+
+    def outputs(self) -> Iterator[Mapping[str, Any]]:
+        output = self.backend.load_output(self.checkpoint.output(), self.embedding)
+        for rows in (slice(0, 16), slice(16, None)):
+            self.current = {role: array[rows] if role == "weight" else array for role, array in output.items()}
+            yield self.current
+            self.current.clear()
+
+    def close(self) -> None:
+        self.closed = True
 
     def block(self, index: int) -> Fetched:
         self.order.append(index)
@@ -98,9 +113,14 @@ class Fetched:
 def test_weights_can_come_from_another_store(checkpoint: Checkpoint) -> None:
     backend = ReferenceBackend(checkpoint.spec)
     weights = Fetched(checkpoint, backend)
-    logits = runner_of(checkpoint, backend=backend, weights=weights).forward(Rows.of_slot(0, 0, TOKENS), [6])
+    runner = runner_of(checkpoint, backend=backend, weights=weights)
+    assert runner.forward(Rows.of_slot(0, 0, TOKENS[:3])).shape == (0, checkpoint.spec.n_vocab)
+    logits = runner.forward(Rows.of_slot(0, 0, TOKENS), [6])
     np.testing.assert_array_equal(logits, runner_of(checkpoint).forward(Rows.of_slot(0, 0, TOKENS), [6]))
-    assert weights.order == [0, 1, 2, 3]
+    assert weights.order == [0, 1, 2, 3] * 2
+    assert weights.begun == [False, True]
+    runner.close()
+    assert weights.closed
 
 
 def test_shared_layers_are_loaded_once(checkpoint: Checkpoint) -> None:

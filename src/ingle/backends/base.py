@@ -15,7 +15,7 @@ reads the same `x` as the attention did and *adds* to `delta`, so that one sum s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -160,6 +160,123 @@ class Linking(Protocol):
     def run_linked(self, linked: Any, state: Any) -> None:
         """What `attention` and `feed_forward` do for every pass in turn, bit for bit."""
         ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A backend whose blocks can be read from their files again and again, into memory that is used again.
+
+    The `sources` say where a block's matrices lie and keep its vectors; see `ingle.engine.window` for who uses them.
+    """
+
+    def new_room(self, n_bytes: int) -> Any:
+        """Memory for matrices that come and go, on whole pages. It goes back to the system with the last reference."""
+        ...
+
+    def stream_attention(self, tensors: Mapping[str, Tensor]) -> BlockSource: ...
+
+    def stream_feed_forward(self, tensors: Mapping[str, Tensor]) -> BlockSource:
+        """For a spec without experts."""
+        ...
+
+    def stream_experts(self, tensors: Mapping[str, Tensor]) -> MixtureSource:
+        """For a spec with experts."""
+        ...
+
+    def stream_output(self, tensors: Mapping[str, Tensor], start: int, stop: int) -> BlockSource:
+        """Rows [start, stop) of the output matrix: `logits` gives float32 [len(wanted), stop - start] for such."""
+        ...
+
+    def load_embedding_rows(self, tensors: Mapping[str, Tensor]) -> Any:
+        """An embedding that reads each row from its file when it is asked for; its tensors' files must stay open."""
+        ...
+
+
+class BlockSource(Protocol):
+    """Where a block comes from, each time it is wanted.
+
+    sizes: bytes that each of its matrices takes in a room; each begins on a line of 64 bytes, so these are multiples of
+    64. file_bytes: what is read for all of them. kept_bytes: what the source itself keeps in memory, such as vectors.
+    """
+
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
+
+    @property
+    def file_bytes(self) -> int: ...
+
+    @property
+    def kept_bytes(self) -> int: ...
+
+    def begin(self, index: int, room: Any, at: int) -> Reading:
+        """Matrix `index` is to be read into bytes [at, at + sizes[index]) of a room; nothing is read yet."""
+        ...
+
+    def make(self, readings: Sequence[Reading]) -> Any:
+        """The block, as `load_attention` and the others give it, from all its matrices, each `done`.
+
+        It must not be used when anything else is put into their bytes. Raises GGUFError when the file has changed since
+        it was opened.
+        """
+        ...
+
+
+class Reading(Protocol):
+    """One matrix on its way from a file into a room. `read_s` and `arrange_s` add up over the threads that helped."""
+
+    @property
+    def name(self) -> str:
+        """The tensor's, for messages and pictures."""
+        ...
+
+    @property
+    def file_bytes(self) -> int: ...
+
+    @property
+    def read_s(self) -> float: ...
+
+    @property
+    def arrange_s(self) -> float: ...
+
+    @property
+    def done(self) -> bool:
+        """Every piece is in its place."""
+        ...
+
+    def help(self) -> None:
+        """Read pieces and put them in their places until none is left to begin. Several threads may help at once.
+
+        Raises GGUFError when the file cannot be read or has ended; no further piece is begun then.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Begin no further piece. Whoever helps returns after the piece it is at."""
+        ...
+
+
+class MixtureSource(Protocol):
+    """Where a mixture comes from. shell: its norm and router, in memory. experts: a source for each expert."""
+
+    @property
+    def shell(self) -> Any: ...
+
+    @property
+    def kept_bytes(self) -> int:
+        """What the shell takes."""
+        ...
+
+    @property
+    def experts(self) -> Sequence[BlockSource]: ...
+
+    def block(self, use: UseExperts) -> Any:
+        """What `Backend.feed_forward` takes. It calls `use` once, with what the router chose."""
+        ...
+
+
+#: Given the numbers of the experts that some row chose, in rising order: each of them with its block, in that order. A
+#: block may be used until the next one is asked for.
+UseExperts = Callable[[Sequence[int]], Iterator[tuple[int, Any]]]
 
 
 def check_rows(rows: Rows, spec: Spec, cache: Cache) -> None:

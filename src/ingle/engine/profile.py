@@ -246,7 +246,7 @@ class Profiled:
         work.time_s += self._clock() - began
         work.calls += 1
         work.weight_bytes += self._bytes_of(output)
-        work.operations += 2 * len(wanted) * self._multiplies["logits"]
+        work.operations += 2 * len(wanted) * logits.shape[1] * self.spec.n_embd
         return logits
 
     def _attention_work(self, rows: Rows, window: int, cache: Cache) -> tuple[int, int]:
@@ -276,17 +276,15 @@ def threads_of(backend: Backend) -> int:
 
 
 def _multiplies_per_row(spec: Spec) -> dict[Kind, int]:
-    """Weights of matrices that a row is multiplied with, by kind of block."""
+    """Weights of matrices that a row is multiplied with, by kind; those of an output follow from its logits."""
     matrices = 3 if spec.gated else 2
     if spec.experts is None:
         feed_forward = matrices * spec.n_ff
     else:
         feed_forward = spec.experts.n_used * matrices * spec.experts.n_ff + spec.experts.n_experts
     return {
-        "embed": 0,
         "attention": 2 * (spec.n_heads + spec.n_kv_heads) * spec.head_dim * spec.n_embd,
         "feed_forward": feed_forward * spec.n_embd,
-        "logits": spec.n_vocab * spec.n_embd,
     }
 
 

@@ -39,6 +39,7 @@ class Runner:
         """Compute no more, once the call in progress is done."""
         with self.lock:
             self.closed = True
+            self.weights.close()
 
     def forward(
         self,
@@ -56,6 +57,7 @@ class Runner:
         with self.lock:
             if self.closed:
                 raise UsageError("The model was closed; load it again.")
+            weights.begin(len(wanted) > 0)
             state = backend.embed(weights.embedding, rows, self.cache)
             run_linked = getattr(backend, "run_linked", None)
             alone = self.comm.n_ranks == 1 and on_sum is None
@@ -65,7 +67,9 @@ class Runner:
                 self._run(backend, state, on_sum)
             if not len(wanted):
                 return np.empty((0, self.spec.n_vocab), np.float32)
-            return backend.logits(weights.output, state, np.asarray(wanted, dtype=np.int32))
+            asked = np.asarray(wanted, dtype=np.int32)
+            parts = [backend.logits(output, state, asked) for output in weights.outputs()]
+            return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def _run(self, backend: Backend, state: State, on_sum: Callable[[NDArray[np.float32]], None] | None) -> None:
         """All passes, block by block."""

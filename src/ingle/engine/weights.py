@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -23,14 +23,23 @@ class Weights(Protocol):
     def embedding(self) -> Any: ...
 
     @property
-    def output(self) -> Any: ...
-
-    @property
     def linked(self) -> Any:
         """All blocks as one, for `Linking.run_linked`; None where blocks come and go, or the backend cannot."""
         ...
 
+    def begin(self, logits: bool) -> None:
+        """All blocks are asked for next, in order; then, where `logits` says so, the outputs."""
+        ...
+
     def block(self, index: int) -> AbstractContextManager[Any]: ...
+
+    def outputs(self) -> Iterator[Any]:
+        """The output matrix, whole or in slices by rising rows. Each may be used until the next is asked for."""
+        ...
+
+    def close(self) -> None:
+        """Let go of threads and memory. Blocks must not be asked for afterwards."""
+        ...
 
 
 class _Held:
@@ -79,6 +88,16 @@ class Resident:
         blocks = [held.block for held in self._blocks]
         self.linked: Any = backend.link(blocks) if isinstance(backend, Linking) else None
 
+    def begin(self, logits: bool) -> None:
+        """Nothing is to be made ready."""
+
     def block(self, index: int) -> AbstractContextManager[Any]:
         """Block `index` of 2P: attention and feed-forward take turns."""
         return self._blocks[index]
+
+    def outputs(self) -> Iterator[Any]:
+        """The output matrix, whole."""
+        return iter((self.output,))
+
+    def close(self) -> None:
+        """The memory goes with the last reference to this."""
