@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "models": {"errors", "files", "gguf"},
     "text": {"errors", "files", "gguf"},
     "backends": {"errors", "gguf", "models"},
-    "engine": {"errors", "gguf", "models", "backends", "text"},
+    "engine": {"errors", "files", "gguf", "models", "backends", "text"},
     "server": {"errors", "files", "models", "text", "engine"},
     "train": {"errors", "files", "gguf", "models", "text"},
     "evaluate": {"errors", "files", "models", "text", "backends", "engine"},

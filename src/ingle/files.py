@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,15 +73,16 @@ def json_objects(file: Lines, name: str, longest: int, limit: int) -> Iterator[t
         yield where, record
 
 
-def write_file(path: Path, data: str | bytes) -> None:
-    """Write a file, text as UTF-8, onto the disk itself. Raises OSError."""
+def write_file(path: Path, data: str | bytes | Iterable[str]) -> None:
+    """Write a file, text (also in pieces) as UTF-8, onto the disk itself. Raises OSError."""
     with open(path, "wb") as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        for piece in (data,) if isinstance(data, str | bytes) else data:
+            file.write(piece.encode() if isinstance(piece, str) else piece)
         file.flush()
         os.fsync(file.fileno())
 
 
-def write_whole(path: Path, data: str | bytes) -> None:
+def write_whole(path: Path, data: str | bytes | Iterable[str]) -> None:
     """Write a file that is whole, or as it was before. Raises OSError, with the file's name."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")  # two processes may write the same file
     try:

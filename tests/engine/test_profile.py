@@ -16,6 +16,7 @@ from ingle.backends import open_backend
 from ingle.backends.base import Rows
 from ingle.engine.model import load
 from ingle.engine.profile import KINDS, Profile, Profiled, Roof, Work
+from ingle.engine.trace import Trace
 from ingle.errors import BackendError, ContextError, UsageError
 from ingle.models.spec import Experts, Spec
 
@@ -255,6 +256,31 @@ def test_a_model_is_profiled_inside_the_with_only(tmp_path: Path) -> None:
         assert profile.phases["prefill"].rows == len(model.tokenizer.encode("the dog"))
         assert profile.phases["decode"].rows == inner.phases["decode"].rows == 4
         assert profile.phases["decode"].kinds["attention"].calls == 4 * model.spec.n_passes
+
+
+def test_each_block_is_an_event_of_a_trace(tmp_path: Path) -> None:
+    with load(toys.toy_gguf(tmp_path / "toy.gguf"), threads=1) as model:
+        n_prompt = len(model.tokenizer.encode("the dog"))
+        plain = [token.token_id for token in model.generate("the dog", max_tokens=3, temperature=0, ignore_eos=True)]
+        trace = Trace()
+        with model.exclusive() as runner:
+            runner.weights.trace = None  # a store that takes one
+        with model.profiled(trace):
+            with model.exclusive() as runner:
+                assert runner.weights.trace is trace
+            told = [token.token_id for token in model.generate("the dog", max_tokens=3, temperature=0, ignore_eos=True)]
+        assert told == plain
+        with model.exclusive() as runner:
+            assert runner.weights.trace is None
+        assert len(list(model.generate("x", max_tokens=2, ignore_eos=True))) == 2
+    blocks = [f"{kind} {index}" for index in range(model.spec.n_passes) for kind in ("attention", "feed_forward")]
+    events = trace.events
+    assert [event.name for event in events] == ["embed", *blocks, "logits"] * 3
+    assert {event.kind for event in events} == {"compute"}
+    times = [time for event in events for time in (event.began_s, event.ended_s)]
+    assert times == sorted(times)
+    found = [event.details for event in events if event.name == "embed"]
+    assert found == [{"phase": "prefill", "rows": n_prompt}, *[{"phase": "decode", "rows": 1}] * 2]
 
 
 def test_an_error_inside_ends_the_profile_too(tmp_path: Path) -> None:

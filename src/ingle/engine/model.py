@@ -32,6 +32,7 @@ from ingle.text import ChatTemplate, Tokenizer, metadata_from_hf
 if TYPE_CHECKING:
     from ingle.engine.chat import Chat
     from ingle.engine.profile import Profile
+    from ingle.engine.trace import Trace
     from ingle.text.grammar import Grammar
     from ingle.text.tools import Tool
 
@@ -208,20 +209,28 @@ class Model:
             yield runner
 
     @contextmanager
-    def profiled(self) -> Iterator[Profile]:
-        """Add up what each kind of block takes, in all that the model computes inside the `with`: see `Profile`."""
+    def profiled(self, trace: Trace | None = None) -> Iterator[Profile]:
+        """Add up what each kind of block takes, in all that the model computes inside the `with`: see `Profile`.
+
+        trace: gets an event for each block that is computed, and where weights are read meanwhile, for what is read and
+        waited for.
+        """
         from ingle.engine.profile import Profile, Profiled, threads_of
 
         runner, _ = self._open_parts()
         with runner.lock:
             backend = runner.backend
             profile = Profile(threads_of(backend))
-            runner.backend = Profiled(backend, profile)
+            runner.backend = Profiled(backend, profile, trace)
+            if trace is not None and hasattr(runner.weights, "trace"):
+                runner.weights.trace = trace
         try:
             yield profile
         finally:
             with runner.lock:
                 runner.backend = backend
+                if trace is not None and hasattr(runner.weights, "trace"):
+                    runner.weights.trace = None
                 profile.end()
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ingle import _core
 from ingle.backends.base import Backend, Cache, KVType, Rows, State
 from ingle.backends.machine import available_bytes, default_threads
+from ingle.engine.trace import Trace
 from ingle.models.spec import Spec
 from ingle.models.tensor import Tensor
 
@@ -162,12 +163,16 @@ def _phase_dict(phase: PhaseWork, roof: Roof) -> dict[str, Any]:
 
 
 class Profiled:
-    """A backend that computes with another one and adds up in a `Profile` what its verbs take."""
+    """A backend that computes with another one and adds up in a `Profile` what its verbs take.
 
-    def __init__(self, backend: Backend, profile: Profile) -> None:
+    With a `Trace`, each is an event there too: "embed", "attention 3" of pass 3, "feed_forward 3", "logits".
+    """
+
+    def __init__(self, backend: Backend, profile: Profile, trace: Trace | None = None) -> None:
         self._inner = backend
         self._profile = profile
         self._clock = profile.clock
+        self._trace = trace
         spec = backend.spec
         self._bytes_of = _bytes_of_arrays if backend.name == "reference" else attrgetter("n_bytes")
         self._windows = [spec.window_of(index) for index in range(spec.n_passes)]
@@ -204,7 +209,7 @@ class Profiled:
     def embed(self, embedding: Any, rows: Rows, cache: Any) -> State:
         began = self._clock()
         state = self._inner.embed(embedding, rows, cache)
-        time_s = self._clock() - began
+        ended = self._clock()
         n, spec = len(rows), self.spec
         n_slots = 1 + int(np.count_nonzero(rows.slots[1:] != rows.slots[:-1])) if n > 1 else 1
         name: PhaseName = "decode" if n == 1 else "prefill" if n_slots < n else "decode together"
@@ -213,8 +218,10 @@ class Profiled:
         self._feed_forward_operations = 2 * n * self._multiplies["feed_forward"]
         if spec.experts is not None:
             self._experts = min(spec.experts.n_experts, n * spec.experts.n_used), spec.experts.n_experts
+        if self._trace is not None:
+            self._trace.add("compute", "embed", began, ended, phase=name, rows=n)
         work = self._kinds["embed"]
-        work.time_s += time_s
+        work.time_s += ended - began
         work.calls += 1
         work.weight_bytes += 0 if rows.tokens is None else n * self._bytes_of(embedding) // spec.n_vocab
         return state
@@ -222,8 +229,11 @@ class Profiled:
     def attention(self, block: Any, state: Any, pass_index: int) -> None:
         began = self._clock()
         self._inner.attention(block, state, pass_index)
+        ended = self._clock()
+        if self._trace is not None:
+            self._trace.add("compute", f"attention {pass_index}", began, ended)
         work = self._kinds["attention"]
-        work.time_s += self._clock() - began
+        work.time_s += ended - began
         work.calls += 1
         work.weight_bytes += self._bytes_of(block)
         operations, kv_bytes = self._attention[self._windows[pass_index]]
@@ -233,8 +243,11 @@ class Profiled:
     def feed_forward(self, block: Any, state: Any, pass_index: int) -> None:
         began = self._clock()
         self._inner.feed_forward(block, state, pass_index)
+        ended = self._clock()
+        if self._trace is not None:
+            self._trace.add("compute", f"feed_forward {pass_index}", began, ended)
         work = self._kinds["feed_forward"]
-        work.time_s += self._clock() - began
+        work.time_s += ended - began
         work.calls += 1
         work.weight_bytes += self._bytes_of(block) * self._experts[0] // self._experts[1]
         work.operations += self._feed_forward_operations
@@ -242,8 +255,11 @@ class Profiled:
     def logits(self, output: Any, state: Any, wanted: NDArray[np.int32]) -> NDArray[np.float32]:
         began = self._clock()
         logits = self._inner.logits(output, state, wanted)
+        ended = self._clock()
+        if self._trace is not None:
+            self._trace.add("compute", "logits", began, ended, rows=len(wanted))
         work = self._kinds["logits"]
-        work.time_s += self._clock() - began
+        work.time_s += ended - began
         work.calls += 1
         work.weight_bytes += self._bytes_of(output)
         work.operations += 2 * len(wanted) * logits.shape[1] * self.spec.n_embd
