@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -64,6 +65,11 @@ def tells(n: int, answer: Answer | None = None, error: Exception | None = None) 
     return play
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.001)
+
+
 WHOLE = Answer("", (), "stop")
 
 
@@ -94,6 +100,23 @@ def test_what_ends_an_answer_is_raised_and_the_others_are_cancelled() -> None:
     with pytest.raises(BackendError, match="It failed"):
         asyncio.run(read(script, 2))
     assert all(job.n_cancelled for job in script.jobs)
+
+
+def test_tokens_that_come_together_with_an_error_are_read_before_it() -> None:
+    """The scheduler may be so much faster than the event loop that all of them are there at once."""
+    found: list[int] = []
+
+    async def listen() -> None:
+        script = Script(tells(3, None, BackendError("It failed.")))
+        with answers_of() as answers:
+            await asyncio.to_thread(answers.submit, script, [Request([1])], "")
+            await asyncio.to_thread(wait_for, lambda: len(answers._events) == 4)
+            async for batch in answers.batches():
+                found.extend(one.token_id for _, one in batch if isinstance(one, Token))
+
+    with pytest.raises(BackendError, match="It failed"):
+        asyncio.run(listen())
+    assert found == [0, 1, 2]
 
 
 def test_an_answer_that_was_cut_off_is_no_whole_one() -> None:

@@ -134,6 +134,11 @@ class Conversation:
                 raise
             self._console.print("[dim]\\[stopped][/dim]")
             return
+        except IngleError:  # what was said stays, in the conversation too
+            writer.end()
+            if self._interactive and tokens:
+                self._console.print("[dim]\\[cut short; /retry answers once more][/dim]")
+            raise
         writer.end()
         if self._interactive and tokens and tokens[-1].finish_reason == "length" and not self._limited:
             self._console.print("[dim]\\[the context is full; /reset makes room][/dim]")

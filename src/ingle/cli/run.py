@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,7 @@ from ingle.cli.engine import engine_options, open_model
 from ingle.errors import UsageError
 
 if TYPE_CHECKING:
-    from ingle.engine.generate import Generation
-    from ingle.engine.model import Model, Options
-    from ingle.engine.profile import Profile
-    from ingle.engine.token import Token
+    from ingle.engine.model import Options
     from ingle.text.tools import Tool
 
 __all__ = ["command", "model_and_prompt"]
@@ -167,7 +163,9 @@ def command(model: str | None, prompt: str | None, **options: Any) -> None:
             settings = {"history": options["history"], "verbose": options["verbose"]}
             converse(loaded, options["system"], sampling, tools=tools, **settings)
         else:
-            _answer(loaded, prompt, sampling, options, tools)
+            from ingle.cli.answer import answer
+
+            answer(loaded, prompt, sampling, options, tools)
 
 
 def model_and_prompt(first: str | None, second: str | None) -> tuple[str | None, str | None]:
@@ -185,104 +183,3 @@ def _exists(path: str) -> bool:
         return Path(path).exists()
     except (OSError, ValueError):  # a long prompt is no possible file name
         return False
-
-
-def _answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any], tools: list[Tool]) -> None:
-    """One prompt, one answer on stdout."""
-    from contextlib import ExitStack
-
-    from ingle.cli.console import loading_bar, new_writer
-
-    raw = options["raw"] or not model.has_template
-    if raw and options["system"] is not None:
-        raise UsageError(f"--system needs a chat template, and {model.name} has none; put the text into the prompt.")
-    tokens: list[Token] = []
-    writer = None if options["as_json"] else new_writer(model, tools)
-    interrupted = False
-    profile = None
-    with ExitStack() as profiling, ExitStack() as reading:
-        if options["profile"]:
-            profile = profiling.enter_context(model.profiled())
-        sampling = {**sampling, "on_prefill": reading.enter_context(loading_bar("Reading"))}
-        if raw:
-            answer = model.generate(prompt, **sampling)
-        else:
-            answer = model.chat(options["system"], tools=tools).send(prompt, **sampling)
-        # Without a template, or with one that only continues, question and answer are one text.
-        if writer is not None and model.tokenizer.decode(answer.prompt_tokens).endswith(prompt):
-            writer.echo(prompt)
-        try:
-            with answer:
-                for token in answer:
-                    reading.close()
-                    tokens.append(token)
-                    if writer is not None:
-                        writer.write(token.text, token.token_id)
-        except KeyboardInterrupt:
-            interrupted = True
-    if writer is not None:
-        writer.end()
-    else:
-        _print_record(model, prompt, answer, tokens, interrupted, tools, profile)
-    if options["verbose"]:
-        from ingle.cli.report import report
-
-        report(model, answer.stats, tokens)
-    if profile is not None and writer is not None:
-        from ingle.cli.profile import print_profile
-
-        print_profile(profile, profile.roof())
-    if interrupted:
-        raise click.Abort
-    _tell_if_cut(tokens, options)
-
-
-def _tell_if_cut(tokens: list[Token], options: dict[str, Any]) -> None:
-    """On a terminal, say that an answer was cut by a limit nobody asked for."""
-    if not options["max_tokens"] and tokens and tokens[-1].finish_reason == "length" and sys.stderr.isatty():
-        from ingle.cli.console import notes
-
-        notes().print(f"[dim]\\[cut after {len(tokens)} tokens; --max-tokens asks for more][/dim]")
-
-
-def _print_record(
-    model: Model,
-    prompt: str,
-    answer: Generation,
-    tokens: list[Token],
-    interrupted: bool,
-    tools: list[Tool],
-    profile: Profile | None,
-) -> None:
-    """The one record on stdout."""
-    from dataclasses import asdict
-
-    import ingle
-    from ingle.cli.console import json_line
-
-    text = "".join(token.text for token in tokens)
-    calls = {}
-    if tools:
-        from ingle.cli.calls import calls_record
-        from ingle.text.calls import family_of
-
-        calls = calls_record(family_of(model.template), [token.token_id for token in tokens], tools)
-    record = {
-        "model": model.name,
-        "family": model.spec.family,
-        "backend": model.backend,
-        "ingle": ingle.__version__,
-        "context": model.context,
-        "prompt": prompt,
-        "text": text,
-        **calls,
-        "finish_reason": "interrupted" if interrupted else tokens[-1].finish_reason,
-        "tokens": [
-            {"id": token.token_id, "text": token.text, "logprob": token.logprob, "time_s": token.time_s}
-            for token in tokens
-        ],
-        "sampling": asdict(answer.params),
-        "timings": answer.stats.as_dict(),
-        **({} if profile is None else {"profile": profile.as_dict(profile.roof())}),
-    }
-    click.echo(json_line(record))

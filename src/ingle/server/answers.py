@@ -54,6 +54,7 @@ class Answers:
         self._n_running = 0
         self._closed = False
         self._overflowed = False
+        self._failed: IngleError | None = None  # what ended an answer too early
 
     def submit(self, scheduler: Scheduler, requests: Sequence[Request], user: str) -> None:
         """Ask for all of them, in any thread; where one is refused, none is answered."""
@@ -88,6 +89,8 @@ class Answers:
                 if batch or self._loop.time() >= self._quiet_at:
                     self._quiet_at = self._loop.time() + QUIET_S
                     yield batch
+                if self._failed is not None:
+                    raise self._failed
         finally:
             self._timer.cancel()
 
@@ -104,8 +107,8 @@ class Answers:
         for index, event in batch:
             if isinstance(event, Token):
                 self._watch.token(index, event, self._jobs[index])
-            else:
-                self._end(event)
+            elif (error := self._end(event)) is not None:
+                self._failed = self._failed or error  # when the tokens before it are read
         return batch
 
     def _wake(self) -> None:
@@ -122,15 +125,14 @@ class Answers:
             at = self._quiet_at
         self._timer = self._loop.call_at(at, self._break_silence)
 
-    def _end(self, event: Ended) -> None:
-        """One of the answers has ended. Raises what ended it too early."""
+    def _end(self, event: Ended) -> IngleError | None:
+        """One of the answers has ended; gives what ended it too early."""
         self._n_running -= 1
         reason = event.answer.finish_reason if event.answer is not None else None
         self._watch.ended("failed" if event.error is not None or reason is None else reason)
-        if event.error is not None:
-            raise event.error
-        if reason is None:
-            raise ClosedError("The answer was cut off, for the server is being stopped; ask again later.")
+        if event.error is None and reason is None:
+            return ClosedError("The answer was cut off, for the server is being stopped; ask again later.")
+        return event.error
 
     def close(self) -> None:
         """Cancel what has not ended. May be called more than once, in any thread."""

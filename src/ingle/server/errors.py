@@ -31,6 +31,7 @@ TABLE: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (errors.TemplateError, 400, INVALID, "refused_by_template"),
     (errors.ClosedError, 503, FAILED, "stopping"),
     (errors.MemoryLimitError, 503, FAILED, "out_of_memory"),
+    (errors.ModelFileError, 500, FAILED, "model_file_failed"),
     (errors.IngleError, 500, FAILED, "model_failed"),
 )
 #: The codes of what the framework answers by itself.
@@ -84,14 +85,18 @@ class ApiError(Exception):
 
 
 def api_error(error: BaseException) -> ApiError:
-    """What a client is told of any error. What nobody foresaw goes to the log, and none of it to the client."""
+    """What a client is told of any error. What nobody foresaw, and what is of the device, goes to the log instead."""
     if isinstance(error, ApiError):
         return error
     for known, status, kind, code in TABLE:
         if isinstance(error, known):
             wait_s = getattr(error, "retry_after_s", None)
             headers = {} if wait_s is None else {"Retry-After": str(max(1, math.ceil(wait_s)))}
-            return ApiError(str(error), status=status, kind=kind, code=code, headers=headers)
+            message = str(error)
+            if isinstance(error, errors.ModelFileError):
+                _log.error("%s", message)  # it has the file's whole name, which is not for clients
+                message = "The model's file cannot be read as it was opened; the server's log says more."
+            return ApiError(message, status=status, kind=kind, code=code, headers=headers)
     _log.error("A request failed", exc_info=error)
     return ApiError("The server failed; its log says why.", status=500, kind=FAILED, code="internal_error")
 
