@@ -164,9 +164,9 @@ def test_memory_is_checked_before_it_is_taken(toy: Path, monkeypatch: pytest.Mon
         raise AssertionError("allocated before the check")
 
     monkeypatch.setattr("ingle.backends.reference.ReferenceBackend.new_cache", no_cache)
-    monkeypatch.setattr(memory, "available_bytes", lambda: 420_000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 590_000)
     with pytest.raises(
-        MemoryLimitError, match=r"The model needs .* KV cache of 256 .* 0.4 MiB are free; ask for a context of \d+"
+        MemoryLimitError, match=r"The model needs .* KV cache of 256 .* 0.6 MiB are free; ask for a context of \d+"
     ):
         ingle.load(toy, backend="reference", n_slots=1)
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
@@ -175,12 +175,20 @@ def test_memory_is_checked_before_it_is_taken(toy: Path, monkeypatch: pytest.Mon
 
 
 def test_the_remedy_for_too_little_memory_works(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: 420_000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 590_000)
     with pytest.raises(MemoryLimitError) as caught:
         ingle.load(toy, backend="reference", n_slots=1)
     context = int(str(caught.value).split("context of ")[1].split()[0])
     with ingle.load(toy, backend="reference", n_slots=1, context=context):
         pass
+
+
+def test_a_model_that_does_not_fit_is_offered_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 2 << 30)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 200 << 20)
+    need = memory.Need(weights_bytes=4 << 30, cache_bytes=64 << 20, buffers_bytes=64 << 20)
+    with pytest.raises(MemoryLimitError, match="with --memory 2043MiB what does not fit is read from disk"):
+        memory.check(need, 4096, 1)
 
 
 def test_system_memory_is_read() -> None:

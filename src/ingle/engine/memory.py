@@ -11,9 +11,10 @@ from ingle.backends.machine import available_bytes
 from ingle.errors import MemoryLimitError
 from ingle.models.spec import KVType, Spec
 
-__all__ = ["Need", "check", "need", "peak_bytes", "resident_bytes"]
+__all__ = ["Need", "check", "mib", "need", "peak_bytes", "resident_bytes"]
 
 MIB = 1 << 20
+WINDOW_BYTES = 128 << 20  # with less than this for weights, a model that is too large for memory is not offered to run
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,14 @@ def need(
 ) -> Need:
     """What a model will take at a context. weights_bytes: as the backend holds them."""
     rows = min(chunk, context)
-    widest = max(spec.n_ff * 2, (spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim)
-    buffers = 4 * (rows * (4 * spec.n_embd + widest) + spec.n_vocab)
+    wide, narrow = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
+    n_ff = spec.n_ff if spec.experts is None else spec.experts.n_ff
+    # Residual, delta, normed; queries and heads; keys and values; gate and up. Then the same rounded for the matrices
+    # that read them, and what experts gather. Logits: of a chunk's last row.
+    values = 3 * spec.n_embd + 2 * wide + 2 * narrow + 2 * n_ff
+    inputs = spec.n_embd + max(wide, n_ff)
+    experts = 2 * spec.n_embd + spec.experts.n_experts if spec.experts is not None else 0
+    buffers = 4 * (rows * (values + inputs + experts) + 2 * spec.n_vocab)
     return Need(weights_bytes, spec.kv_bytes_per_token(kv_type) * context * n_slots, buffers)
 
 
@@ -45,18 +52,22 @@ def check(what: Need, context: int, n_slots: int) -> None:
     if free is None or what.total_bytes <= free:
         return
     remedy = "close other programs, or take a smaller model or one with fewer bits per weight"
+    if free > WINDOW_BYTES + what.cache_bytes + what.buffers_bytes:
+        limit = (free * 9 // 10 + (resident_bytes() or 0)) // MIB
+        remedy = f"with --memory {limit}MiB what does not fit is read from disk as it is needed; or {remedy}"
     if what.weights_bytes + what.buffers_bytes < free:
         fits = (free - what.weights_bytes - what.buffers_bytes) * context * n_slots // what.cache_bytes
         if fits // n_slots > 0:
             remedy = f"ask for a context of {fits // n_slots} or less, or close other programs"
     slots = f" in each of {n_slots} slots" if n_slots > 1 else ""
     raise MemoryLimitError(
-        f"The model needs {_mib(what.total_bytes)} ({_mib(what.weights_bytes)} for the weights, "
-        f"{_mib(what.cache_bytes)} for the KV cache of {context} positions{slots}) and {_mib(free)} are free; {remedy}."
+        f"The model needs {mib(what.total_bytes)} ({mib(what.weights_bytes)} for the weights, "
+        f"{mib(what.cache_bytes)} for the KV cache of {context} positions{slots}) and {mib(free)} are free; {remedy}."
     )
 
 
-def _mib(n_bytes: int) -> str:
+def mib(n_bytes: int) -> str:
+    """A size for a message."""
     return f"{n_bytes / MIB:,.1f} MiB"
 
 

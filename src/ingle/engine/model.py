@@ -22,7 +22,7 @@ from ingle.engine.generate import Answer, Generation, Progress, Request, chunk_r
 from ingle.engine.runner import Runner
 from ingle.engine.sampling import SamplingParams
 from ingle.engine.slots import Slots
-from ingle.engine.weights import Resident
+from ingle.engine.weights import Resident, Weights
 from ingle.errors import ContextError, UsageError
 from ingle.models.checkpoint import Checkpoint, open_checkpoint
 from ingle.models.memory import footprint
@@ -30,9 +30,11 @@ from ingle.models.spec import Spec
 from ingle.text import ChatTemplate, Tokenizer, metadata_from_hf
 
 if TYPE_CHECKING:
+    from ingle.engine.budget import Limited
     from ingle.engine.chat import Chat
     from ingle.engine.profile import Profile
     from ingle.engine.trace import Trace
+    from ingle.engine.window import Window
     from ingle.text.grammar import Grammar
     from ingle.text.tools import Tool
 
@@ -77,9 +79,15 @@ class Model:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, tokenizer: Tokenizer, template: ChatTemplate, runner: Runner, slots: Slots
+        self,
+        checkpoint: Checkpoint,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        runner: Runner,
+        slots: Slots,
+        limited: Limited | None = None,
     ) -> None:
-        """Most people want `load`."""
+        """Most people want `load`. limited: whose window the runner's weights are."""
         self.tokenizer = tokenizer
         self.template = template
         self.name = checkpoint.source.name
@@ -87,6 +95,7 @@ class Model:
         self.metadata = checkpoint.source.metadata
         self._checkpoint = checkpoint
         self._parts: tuple[Runner, Slots] | None = (runner, slots)
+        self._limited = limited
         self._spec = runner.spec
         self._context = runner.cache.context
         self._backend_name = runner.backend.name
@@ -106,10 +115,33 @@ class Model:
         """The name of what computes."""
         return self._backend_name
 
-    @cached_property
+    @property
     def weights_bytes(self) -> int:
-        """Memory that the weights take, as the backend holds them."""
+        """Memory that the weights take, as the backend holds them; with a window, what is held of them."""
+        if self.window is not None:
+            return self.window.stats().held_bytes
+        return self._whole_bytes
+
+    @cached_property
+    def _whole_bytes(self) -> int:
         return weights_bytes(self._checkpoint, self.backend)
+
+    @property
+    def window(self) -> Window | None:
+        """Where the weights come from, for a model that was loaded with `memory`."""
+        return None if self._limited is None else self._limited.window
+
+    def limit_memory(self, memory: int) -> None:
+        """From the next step on, this process may hold so many bytes, fewer or more than before.
+
+        Raises MemoryLimitError, and changes nothing, where that is too little or the system does not have it;
+        UsageError for a model that was loaded without `memory`.
+        """
+        runner, _ = self._open_parts()
+        if self._limited is None:
+            raise UsageError(f"The model {self.name} was loaded whole; load it with memory= to change that later.")
+        with runner.lock:
+            self._limited.fit(memory)
 
     @property
     def cache_bytes(self) -> int:
@@ -237,7 +269,7 @@ class Model:
         """Let go of the memory; unfinished answers end with an error. A second call does nothing."""
         if self._parts is not None:
             self._parts[0].close()
-            self._parts = None
+            self._parts = self._limited = None
             self._checkpoint.close()
 
     def __enter__(self) -> Model:
@@ -257,21 +289,24 @@ def load(
     backend: str = "native",
     kv_type: KVType = "f16",
     n_slots: int | None = None,
+    memory: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Model:
-    """Load a model into memory.
+    """Load a model into memory, or as much of it as `memory` allows.
 
     path: a GGUF file (the first part, if it is split), or a Hugging Face directory; None = the model that is bundled.
     context: positions for a prompt and its answer; None = what the model was made for, at most 4096.
     threads: None = as many as compute best here. backend: "native", or "reference" (slow, NumPy, defines right).
     kv_type: how the KV cache keeps numbers: "f32", "f16", "q8" (half the memory of f16) or "q4" (a quarter).
     n_slots: how many sequences can be in the cache at once; None = up to 4, as many as 256 MiB hold, at least one.
+    memory: bytes that this process may hold, with the interpreter and all: what does not fit is read from the file
+    again for each step, see `ingle.engine.window`. The tokens are the same. None = the whole model is in memory.
     on_progress(done, total): called after each loaded block; what it raises ends the loading.
 
     Raises ModelFileError for a file that cannot be used, ContextError for a context larger than the model's,
     MemoryLimitError when it will not fit, UsageError for other arguments that cannot be.
     """
-    for name, value in (("context", context), ("threads", threads), ("n_slots", n_slots)):
+    for name, value in (("context", context), ("threads", threads), ("n_slots", n_slots), ("memory", memory)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise UsageError(f"{name} is {value!r}; expected a whole number of 1 or more.")
     if kv_type not in get_args(KVType):
@@ -280,7 +315,7 @@ def load(
         bundled_model() if path is None else path, context or DEFAULT_CONTEXT, metadata_from_hf
     )
     try:
-        return _load(checkpoint, context, threads, backend, kv_type, n_slots, on_progress)
+        return _load(checkpoint, context, threads, backend, kv_type, n_slots, memory, on_progress)
     except BaseException:
         checkpoint.source.close()
         raise
@@ -298,21 +333,35 @@ def _load(
     backend_name: str,
     kv_type: KVType,
     n_slots: int | None,
+    limit: int | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> Model:
     spec, source = checkpoint.spec, checkpoint.source
     context = context_of(checkpoint, context)
     if n_slots is None:
-        n_slots = max(1, min(MAX_SLOTS, SLOTS_BYTES // (spec.kv_bytes_per_token(kv_type) * context)))
-    memory.check(
-        memory.need(spec, weights_bytes(checkpoint, backend_name), context, n_slots, kv_type), context, n_slots
-    )
+        room = SLOTS_BYTES if limit is None else min(SLOTS_BYTES, limit // 16)
+        n_slots = max(1, min(MAX_SLOTS, room // (spec.kv_bytes_per_token(kv_type) * context)))
+    chunk = chunk_rows(spec)
+    need = memory.need(spec, weights_bytes(checkpoint, backend_name), context, n_slots, kv_type, chunk)
+    if limit is None:
+        memory.check(need, context, n_slots)
     tokenizer = Tokenizer.from_metadata(source.metadata)  # before the weights: its errors should not take minutes
     template = ChatTemplate.from_metadata(source.metadata, tokenizer)
     backend = open_backend(backend_name, spec, threads)
-    cache = backend.new_cache(n_slots, context, kv_type)
-    runner = Runner(spec, backend, Resident(checkpoint, backend, on_progress), Alone(), cache)
-    return Model(checkpoint, tokenizer, template, runner, Slots(cache, runner.lock, chunk_rows(spec)))
+    limited = None
+    if limit is None:
+        cache = backend.new_cache(n_slots, context, kv_type)
+        weights: Weights = Resident(checkpoint, backend, on_progress)
+    else:
+        from ingle.engine.budget import Limited  # resident models need none of it
+
+        slots = f" in each of {n_slots} slots" if n_slots > 1 else ""
+        limited = Limited(checkpoint, backend, need, f"{context} positions{slots}")
+        limited.fit(limit, on_progress)
+        cache = backend.new_cache(n_slots, context, kv_type)
+        weights = limited.window
+    runner = Runner(spec, backend, weights, Alone(), cache)
+    return Model(checkpoint, tokenizer, template, runner, Slots(cache, runner.lock, chunk), limited)
 
 
 def context_of(checkpoint: Checkpoint, asked: int | None) -> int:
