@@ -23,7 +23,7 @@ SOURCES = Path(__file__).parent / "src"
 
 # Files of other processors and of Python, and those that *_wasm.cpp replaces.
 OTHERS = ("_avx2", "_avxvnni", "_avx512", "_amx", "_neon", "_portable", "_python")
-LEFT_OUT = ("cpu", "threads", "quantize", "probe", "bind_kernels")
+LEFT_OUT = ("cpu", "threads", "quantize", "probe", "room", "direct_file", "reading", "bind_kernels", "bind_stream")
 
 CXX = ("algorithm", "exception", "functional", "memory", "new", "new_handler", "new_helpers", "stdexcept", "string")
 CXXABI = (

@@ -27,6 +27,7 @@
 #include "errors.h"
 #include "planes.h"
 #include "quantize.h"
+#include "reading.h"
 #include "sample.h"
 
 namespace nb = nanobind;
@@ -35,6 +36,7 @@ using namespace nb::literals;
 namespace ingle {
 
 void bind_kernels(nb::module_& m);
+void bind_stream(nb::module_& m);
 
 namespace {
 
@@ -272,6 +274,19 @@ void bind_weights(nb::module_& m) {
           "decoder"_a, "role"_a, "type_id"_a, "n"_a, "k"_a, "file"_a, "offset"_a, "n_bytes"_a,
           "The matrix from an open file, by its descriptor. OSError where it cannot be read, or ends before n_bytes.")
       .def(
+          "add_reading",
+          [](Weights& weights, const std::string& role, const Reading& reading) {
+            weights.matrices[role] = reading.matrix();
+          },
+          "role"_a, "reading"_a, "The matrix of a reading that is done, where it lies.")
+      .def(
+          "add_rows",
+          [](Weights& weights, const std::string& role, int type, int64_t n, int64_t k, std::shared_ptr<DirectFile> file,
+             int64_t offset,
+             size_t n_bytes) { weights.matrices[role] = rows_in_file({type, n, k, std::move(file), offset, n_bytes}); },
+          "role"_a, "type_id"_a, "n"_a, "k"_a, "file"_a, "offset"_a, "n_bytes"_a,
+          "A matrix for its rows alone, as an embedding needs it: each is read when it is asked for.")
+      .def(
           "share_weight",
           [](Weights& weights, const Held<Embedding>& embedding) { weights.matrices["weight"] = embedding.block.weight; },
           "embedding"_a, "Use the embedding's matrix as `weight`.")
@@ -358,6 +373,7 @@ NB_MODULE(_core, m) {
   bind_weights(m);
   bind_decoder(m);
   bind_kernels(m);
+  bind_stream(m);
   m.def("quantize_rows", &quantize_on_threads, "type_id"_a, "x"_a.noconvert(), "out"_a.noconvert(), "threads"_a = 1,
         "Quantise float32 [n, k] into uint8 [n, bytes of a row]: Q2_K to Q6_K and IQ4_NL, by GGML type number.");
   m.def("sample", &draw, "logits"_a.noconvert(), "history"_a.noconvert(), "repeat_penalty"_a, "top_k"_a, "top_p"_a,

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -46,18 +45,11 @@ Decoder::Decoder(Spec spec, int n_threads)
 }
 
 SharedMatrix Decoder::load_matrix(int ggml_type, int64_t n, int64_t k, const Source& source, size_t n_bytes) {
+  check_matrix(ggml_type, n, k, n_bytes);
   std::shared_ptr<Matrix> matrix;
-  size_t row_bytes = 0;
-  try {
-    row_bytes = ggml_row_bytes(ggml_type, k);
-    if (n < 1 || k < 1 || n >= int64_t{1} << 31 || k >= int64_t{1} << 31 || n_bytes / row_bytes != static_cast<size_t>(n) ||
-        n_bytes % row_bytes != 0)
-      throw BackendError("A matrix of shape [" + std::to_string(n) + ", " + std::to_string(k) + "] came with " +
-                         std::to_string(n_bytes) + " bytes; expected rows of " + std::to_string(row_bytes) + " bytes.");
+  {
     const std::lock_guard lock(arena_mutex_);
     matrix = matrix_allocate(arena_, ggml_type, n, k);
-  } catch (const std::invalid_argument& error) {
-    throw UnsupportedError(error.what());
   }
   std::unique_lock lock(mutex_, std::try_to_lock);
   if (lock)

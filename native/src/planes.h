@@ -126,10 +126,14 @@ class PanelMatrix final : public Matrix {
  public:
   // Throws std::invalid_argument for an unknown type, a negative size or a k that is no multiple of the type's block.
   PanelMatrix(Arena& arena, int ggml_type, int64_t n, int64_t k);
+  // In memory that is there already: panels_bytes() on a 64-byte line.
+  PanelMatrix(std::shared_ptr<uint8_t> data, int ggml_type, int64_t n, int64_t k);
 
   size_t bytes() const override { return panel_bytes_ * size_t(panels()); }
   void row(int64_t r, float* out) const override;
   void rearrange(const Source& source, int64_t panel_begin, int64_t panel_end);
+  // The same from 16 rows for each panel, the first of them at `rows`; those beyond n are zeros.
+  void write(const uint8_t* rows, int64_t panel_begin, int64_t panel_end);
 
   Kind kind() const { return kind_; }
   int64_t panels() const { return (n + kPanelRows - 1) / kPanelRows; }
@@ -144,5 +148,9 @@ class PanelMatrix final : public Matrix {
 // Bytes of one row of k values in the GGML layout, and of a matrix in panels. They throw as PanelMatrix does.
 size_t ggml_row_bytes(int ggml_type, int64_t k);
 size_t panels_bytes(int ggml_type, int64_t n, int64_t k);
+// For a matrix that is to be loaded. Throws UnsupportedError for what PanelMatrix refuses, and BackendError where it has
+// no values, or n_bytes are not those of n rows of k.
+void check_matrix(int ggml_type, int64_t n, int64_t k, size_t n_bytes);
+Kind kind_of(int ggml_type);
 
 }  // namespace ingle

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ingle.backends.base import KVType, Rows, State
 from ingle.backends.machine import available_bytes, default_threads
+from ingle.backends.native_weights import matrices_of, vectors_of
 from ingle.errors import BackendError, MemoryLimitError, UsageError
 from ingle.models.source import Header
 from ingle.models.spec import Rope, Spec
@@ -19,6 +19,7 @@ from ingle.models.tensor import Tensor
 
 try:
     from ingle import _core
+    from ingle.backends.native_stream import EmbeddingRows, NativeStreaming
 except ImportError as error:
     raise BackendError(
         f"The native core did not load ({error}); install Ingle again, or use the backend reference."
@@ -26,12 +27,10 @@ except ImportError as error:
 
 __all__ = ["NativeBackend"]
 
-_MATRICES = frozenset({"weight", "q", "k", "v", "o", "gate", "up", "down", "router"})
-_EXPERTS = frozenset({"gate_experts", "up_experts", "down_experts"})
 _MIB = 1 << 20
 
 
-class NativeBackend:
+class NativeBackend(NativeStreaming):
     """The four verbs on this machine's processor. See `ingle.backends.base.Backend` for every method.
 
     A state lives until the next `embed`. Calls may come from any thread; one runs at a time.
@@ -41,7 +40,7 @@ class NativeBackend:
 
     def __init__(self, spec: Spec, threads: int | None = None) -> None:
         """threads: None = one for each physical core this process may use."""
-        self.spec = spec
+        super().__init__(spec)
         try:
             self._decoder = _core.Decoder(_native_spec(spec), default_threads() if threads is None else threads)
         except TypeError:
@@ -65,8 +64,8 @@ class NativeBackend:
     def load_feed_forward(self, tensors: Mapping[str, Tensor]) -> _core.FeedForwardBlock:
         return self._decoder.make_feed_forward(self._load(tensors))
 
-    def load_output(self, tensors: Mapping[str, Tensor], embedding: _core.Embedding) -> _core.Output:
-        if not self.spec.tied:
+    def load_output(self, tensors: Mapping[str, Tensor], embedding: _core.Embedding | EmbeddingRows) -> _core.Output:
+        if not self.spec.tied or isinstance(embedding, EmbeddingRows):
             return self._decoder.make_output(self._load(tensors))
         weights = self._load({role: tensor for role, tensor in tensors.items() if role != "weight"})
         weights.share_weight(embedding)
@@ -74,19 +73,13 @@ class NativeBackend:
 
     def _load(self, tensors: Mapping[str, Tensor]) -> _core.Weights:
         weights = _core.Weights()
-        for role, tensor in tensors.items():
-            if role in _MATRICES:
-                self._add_matrix(weights, role, tensor)
-            elif role in _EXPERTS:
-                for i in range(tensor.shape[0]):
-                    self._add_matrix(weights, f"{role}.{i}", replace(tensor.rows(i, i + 1), shape=tensor.shape[1:]))
-            else:
-                weights.add_vector(role, np.ascontiguousarray(tensor.float32(), np.float32).reshape(-1))
+        for role, tensor in matrices_of(tensors):
+            self._add_matrix(weights, role, tensor)
+        for role, values in vectors_of(tensors).items():
+            weights.add_vector(role, values)
         return weights
 
     def _add_matrix(self, weights: _core.Weights, role: str, tensor: Tensor) -> None:
-        if len(tensor.shape) != 2:
-            raise BackendError(f"Tensor {tensor.name} has the shape {tensor.shape}; expected a matrix for {role}.")
         n, k = tensor.shape
         stored = tensor.stored
         if stored is None:
@@ -123,7 +116,9 @@ class NativeBackend:
 
     # The four verbs.
 
-    def embed(self, embedding: _core.Embedding | None, rows: Rows, cache: Any) -> _core.State:
+    def embed(self, embedding: _core.Embedding | EmbeddingRows | None, rows: Rows, cache: Any) -> _core.State:
+        if isinstance(embedding, EmbeddingRows):
+            return embedding.read(lambda held: self.embed(held, rows, cache))
         tokens = None if rows.tokens is None else _int32(rows.tokens, "tokens")
         hidden = None
         if tokens is None and rows.hidden is not None:

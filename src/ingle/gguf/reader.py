@@ -40,10 +40,32 @@ class OpenFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.descriptor = os.open(path, os.O_RDONLY)
+        self._opened = _version(self.descriptor)
+
+    def check_unchanged(self) -> None:
+        """Raise GGUFError when the file was written to, or cut short, since it was opened.
+
+        What was read before this call was then in it when it was opened. Another file in its place changes nothing.
+        """
+        try:
+            unchanged = _version(self.descriptor) == self._opened
+        except OSError as error:
+            raise GGUFError(f"{self.path} cannot be examined any more ({error.strerror}): check the disk") from None
+        if not unchanged:
+            raise GGUFError(
+                f"{self.path} was written to while it was in use, so its weights cannot be trusted: load the model "
+                "again, after downloading or converting it again if need be"
+            )
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # there is no `os` when the interpreter ends
         if hasattr(self, "descriptor"):
             close(self.descriptor)
+
+
+def _version(descriptor: int) -> tuple[int, int]:
+    """What changes with each writing: size, and the time of the last."""
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True, slots=True)
