@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+from click.testing import CliRunner
+
+import toys
 from cli.processes import Terminal, ingle
+from ingle.cli import cli
 from ingle.cli.profile import verdict
 from ingle.engine.profile import KINDS, PhaseWork, Roof, Work
+from ingle.errors import GGUFError
 
 SHORT = ("--max-tokens", "4", "--seed", "1", "--threads", "1")
+ROOFS = SimpleNamespace(read_bandwidth=lambda n, threads: 1.0, multiply_rate=lambda threads: 1.0, isa=lambda: "paper")
 ROOF = Roof(isa="paper", threads=1, read_bytes=1 << 20, read_gb_per_s=10.0, multiply_gop_per_s=100.0)
 
 
@@ -56,6 +64,75 @@ def test_a_conversation_has_no_profile(plain: Path) -> None:
     done = ingle("run", plain, "--profile")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--profile is about one answer; give a prompt" in done.stderr
+
+
+def traced(*words: str | Path) -> tuple[int, str, str]:
+    done = ingle("run", *SHORT, *words)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("where", ["behind", "joined", "before the model"])
+def test_a_file_for_a_trace(plain: Path, tmp_path: Path, where: str) -> None:
+    target = tmp_path / "trace.json"
+    words: list[str | Path] = {
+        "behind": [plain, "the cat", "--profile", target],
+        "joined": [plain, f"--profile={target}", "the cat"],
+        "before the model": ["--profile", target, plain, "the cat"],
+    }[where]
+    status, stdout, stderr = traced(*words)
+    assert (status, stdout) == (0, ingle("run", plain, "the cat", *SHORT).stdout)
+    assert "feed_forward" in stderr
+    assert f"{target} can be opened in ui.perfetto.dev" in stderr
+    events = json.loads(target.read_text())["traceEvents"]
+    names = [event["name"] for event in events if event["ph"] == "X"]
+    assert names[:3] == ["embed", "attention 0", "feed_forward 0"]
+    assert names.count("logits") == 4
+
+
+def test_what_follows_the_flag_is_its_file_only_where_it_ends_so(plain: Path, tmp_path: Path) -> None:
+    for words in (
+        [plain, "--profile", "Why?"],
+        ["--profile", plain, "Why?"],
+        [plain, "Why?", "--profile"],
+        [plain, "--profile", "--", "data.json"],
+    ):
+        status, stdout, stderr = traced(*words)
+        assert status == 0, stderr
+        assert stdout
+        assert "decode" in stderr
+        assert "can be opened" not in stderr
+    assert list(tmp_path.glob("*.json")) == []
+
+
+def test_traces_that_cannot_be_written_are_refused_before_anything_is_computed(plain: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there.json"
+    there.write_text("mine")
+    for given, told in (
+        (f"--profile={tmp_path / 'trace.txt'}", "ends in .json"),
+        (f"--profile={there}", "there.json exists; give --profile another name"),
+        (f"--profile={tmp_path / 'nowhere' / 'a.json'}", "does not exist; make it first"),
+    ):
+        status, stdout, stderr = traced(plain, "the cat", given)
+        assert (status, stdout) == (2, "")
+        assert told in stderr
+    assert there.read_text() == "mine"
+
+
+def test_the_trace_of_an_answer_that_an_error_ended(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(tokens: list[int]) -> int:
+        if len(tokens) > 4:
+            raise GGUFError("The file changed.")
+        return 1
+
+    monkeypatch.setattr("ingle.cli.run.open_model", lambda path, options: toys.scripted_model(plain, script)[0])
+    monkeypatch.setattr("ingle.engine.profile.attrgetter", lambda name: lambda block: 0)
+    monkeypatch.setattr("ingle.engine.profile._core", ROOFS)
+    result = CliRunner().invoke(cli, ["run", str(plain), "abc", "--profile", str(tmp_path / "a.json")])
+    assert result.exit_code == 2
+    assert result.stderr.endswith("ingle: The file changed.\n")
+    assert json.loads((tmp_path / "a.json").read_text())["traceEvents"]
 
 
 def test_the_verdict_names_the_bound_and_the_worst_first() -> None:

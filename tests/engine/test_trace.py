@@ -107,6 +107,19 @@ def test_counters_add_up_what_was_read(tmp_path: Path) -> None:
     assert sorted(dict(totals).items()) == [(3.0, 10.0)]
 
 
+def test_threads_that_read_one_thing_together_are_one_read(tmp_path: Path) -> None:
+    """The one that finds it whole has its bytes; those that read it later are another read."""
+    trace = Trace()
+    zero = trace.began_s
+    for began, ended, n_bytes in ((1.0, 2.0, 0), (1.5, 3.0, 8 * MIB), (1.5, 3.5, 0), (5.0, 6.0, 8 * MIB)):
+        trace.add("read", "blk.0.q", zero + began, zero + ended, n_bytes=n_bytes)
+    counters = of(written(trace, tmp_path / "a.json"), "C")
+    rates = [(round(r["ts"] / 1e6, 3), r["args"]["MiB/s"]) for r in counters if r["name"] == "reading, MiB/s"]
+    assert rates == [(1.0, 3.2), (3.5, 0.0), (5.0, 8.0), (6.0, 0.0)]
+    totals = [(round(r["ts"] / 1e6, 3), r["args"]["MiB"]) for r in counters if r["name"] == "read, MiB"]
+    assert totals == [(3.5, 8.0), (6.0, 16.0)]
+
+
 def test_times_before_the_trace_was_made_and_clocks_that_stand_still(tmp_path: Path) -> None:
     trace = Trace()
     trace.add("compute", "early", trace.began_s - 1, trace.began_s)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingle.cli.console import loading_bar, new_writer
+from ingle.cli.console import loading_bar, new_writer, say
+from ingle.engine.trace import Trace
 from ingle.errors import IngleError, UsageError
 
 if TYPE_CHECKING:
@@ -29,10 +30,11 @@ def answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any]
     tokens: list[Token] = []
     writer = None if options["as_json"] else new_writer(model, tools)
     problem: IngleError | click.Abort | None = None
-    profile = None
+    profile = trace = None
     with ExitStack() as profiling, ExitStack() as reading:
-        if options["profile"]:
-            profile = profiling.enter_context(model.profiled())
+        if options["profile"] is not None:
+            trace = Trace() if options["profile"] else None
+            profile = profiling.enter_context(model.profiled(trace))
         sampling = {**sampling, "on_prefill": reading.enter_context(loading_bar("Reading"))}
         if raw:
             generation = model.generate(prompt, **sampling)
@@ -64,6 +66,10 @@ def answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any]
         from ingle.cli.profile import print_profile
 
         print_profile(profile, profile.roof())
+    if trace is not None:
+        trace.write(options["profile"])
+        left_out = f" The last {trace.n_left_out:,} events are left out." if trace.n_left_out else ""
+        say(f"{options['profile']} can be opened in ui.perfetto.dev or chrome://tracing.{left_out}", "dim")
     if problem is not None:
         raise problem
     _tell_if_cut(tokens, options)

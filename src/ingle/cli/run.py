@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 __all__ = ["command", "model_and_prompt"]
 
 
-@click.command("run", short_help="Answer a prompt, or hold a conversation.")
+class _Run(click.Command):
+    """Lets --profile be a flag, or have a file that ends in .json behind it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        for index in range(end):
+            following = args[index + 1] if index + 1 < end else ""
+            if args[index] == "--profile" and not following.endswith(".json"):
+                args[index] = "--profile="
+        return super().parse_args(ctx, args)
+
+
+@click.command("run", cls=_Run, short_help="Answer a prompt, or hold a conversation.")
 @click.argument("model", required=False)
 @click.argument("prompt", required=False)
 @click.option(
@@ -85,8 +97,10 @@ __all__ = ["command", "model_and_prompt"]
 @click.option("-v", "--verbose", is_flag=True, help="Tell times, speeds and peak memory, on stderr.")
 @click.option(
     "--profile",
-    is_flag=True,
-    help="Tell what each kind of block took and what this processor could do, on stderr; with --json in the record.",
+    metavar="[TRACE.json]",
+    help="Tell what each kind of block took and what this processor could do, on stderr; with --json in the record. "
+    "With the name of a new file, one that ends in .json, also draw when what was computed and read, for "
+    "ui.perfetto.dev and chrome://tracing.",
 )
 def command(model: str | None, prompt: str | None, **options: Any) -> None:
     """Answer PROMPT with MODEL, or hold a conversation when there is no PROMPT.
@@ -106,8 +120,8 @@ def command(model: str | None, prompt: str | None, **options: Any) -> None:
         raise UsageError(
             f"{'--json' if options['as_json'] else '--raw'} needs a prompt; give one, or - to read it from stdin."
         )
-    if options["profile"] and prompt is None:
-        raise UsageError("--profile is about one answer; give a prompt, or - to read it from stdin.")
+    if options["profile"] is not None:
+        _check_profile(options["profile"], prompt)
     if options["raw"] and options["system"] is not None:
         raise UsageError("--system needs the chat template that --raw leaves out; give one of them.")
     if options["raw"] and options["tools"] is not None:
@@ -166,6 +180,21 @@ def command(model: str | None, prompt: str | None, **options: Any) -> None:
             from ingle.cli.answer import answer
 
             answer(loaded, prompt, sampling, options, tools)
+
+
+def _check_profile(trace: str, prompt: str | None) -> None:
+    """trace: the file to write, "" = none. Raises UsageError."""
+    if prompt is None:
+        raise UsageError("--profile is about one answer; give a prompt, or - to read it from stdin.")
+    if not trace:
+        return
+    path = Path(trace)
+    if not trace.endswith(".json"):
+        raise UsageError(f"--profile={trace} would write a trace; give a name that ends in .json.")
+    if _exists(trace):
+        raise UsageError(f"{trace} exists; give --profile another name to write to.")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"The directory {path.parent} does not exist; make it first.")
 
 
 def model_and_prompt(first: str | None, second: str | None) -> tuple[str | None, str | None]:

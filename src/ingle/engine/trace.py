@@ -120,13 +120,12 @@ def _slice(event: Event, track: int, began_s: float) -> dict[str, Any]:
 
 
 def _counters(events: list[Event], began_s: float) -> Iterator[dict[str, Any]]:
-    """What was read so far, and the rate: that of an event is the same from its begin to its end."""
+    """What was read so far, and how fast; of what several threads read together, evenly over the time it took them."""
     changes: list[tuple[float, float, int]] = []  # when; how many bytes a second more are read; bytes that are there
-    for event in events:
-        n_bytes = event.details.get("n_bytes", 0) if event.details is not None and event.kind == "read" else 0
-        took_s = event.ended_s - event.began_s
-        if isinstance(n_bytes, int) and n_bytes > 0 and took_s > 0:
-            changes += [(event.began_s, n_bytes / took_s, 0), (event.ended_s, -n_bytes / took_s, n_bytes)]
+    for first_s, last_s, n_bytes in _reads(events):
+        if n_bytes and last_s > first_s:
+            rate = n_bytes / (last_s - first_s)
+            changes += [(first_s, rate, 0), (last_s, -rate, n_bytes)]
     rate, total, n_running = 0.0, 0, 0
     for when_s, change, n_bytes in sorted(changes):
         n_running += 1 if change > 0 else -1
@@ -136,6 +135,28 @@ def _counters(events: list[Event], began_s: float) -> Iterator[dict[str, Any]]:
         yield {**at, "name": "reading, MiB/s", "args": {"MiB/s": round(rate / MIB, 1)}}
         if n_bytes:
             yield {**at, "name": "read, MiB", "args": {"MiB": round(total / MIB, 3)}}
+
+
+def _reads(events: list[Event]) -> list[tuple[float, float, int]]:
+    """(begin, end, bytes) of all that was read: threads that read the same at the same time read one thing together.
+
+    events: by rising begin.
+    """
+    found: list[tuple[float, float, int]] = []
+    which: dict[str, int] = {}  # by name, the last one
+    for event in events:
+        if event.kind != "read":
+            continue
+        n_bytes = (event.details or {}).get("n_bytes", 0)
+        assert isinstance(n_bytes, int)
+        index = which.get(event.name)
+        if index is not None and event.began_s <= found[index][1]:
+            first_s, last_s, n_before = found[index]
+            found[index] = first_s, max(last_s, event.ended_s), n_before + n_bytes
+        else:
+            which[event.name] = len(found)
+            found.append((event.began_s, event.ended_s, n_bytes))
+    return found
 
 
 def _about(what: str, **values: str | int) -> dict[str, Any]:
