@@ -153,13 +153,14 @@ PyState embed(Decoder& decoder, const Held<Embedding>* block, std::optional<In<i
 
 FloatMatrix logits(Decoder& decoder, const Held<Output>& block, const PyState& state, const In<int32_t, 1>& wanted) {
   const auto n = static_cast<int64_t>(wanted.size());
+  const int64_t width = block.block.linear.matrix->n;
   auto out = std::make_unique<Buffer>();
-  float* data = out->reserve(std::max<int64_t>(1, n * decoder.spec().n_vocab));
+  float* data = out->reserve(std::max<int64_t>(1, n * width));
   {
     const nb::gil_scoped_release release;
     decoder.logits(block.block, state.state, wanted.data(), n, data);
   }
-  return array_over(data, n, decoder.spec().n_vocab, out.release());
+  return array_over(data, n, width, out.release());
 }
 
 // One contiguous part of the rows for each thread; rows are independent.
@@ -299,6 +300,8 @@ void bind_weights(nb::module_& m) {
   bind_block<Embedding>(m, "Embedding");
   bind_block<AttentionBlock>(m, "AttentionBlock");
   bind_block<FeedForwardBlock>(m, "FeedForwardBlock");
+  bind_block<MixtureShell>(m, "MixtureShell");
+  bind_block<FeedForward>(m, "Expert");
   bind_block<Output>(m, "Output");
 }
 
@@ -331,7 +334,14 @@ void bind_decoder(nb::module_& m) {
       .def("make_embedding", &hold<Embedding, make_embedding>, "weights"_a)
       .def("make_attention", &hold<AttentionBlock, make_attention_block>, "weights"_a)
       .def("make_feed_forward", &hold<FeedForwardBlock, make_feed_forward_block>, "weights"_a)
-      .def("make_output", &hold<Output, make_output>, "weights"_a)
+      .def("make_mixture_shell", &hold<MixtureShell, make_mixture_shell>, "weights"_a)
+      .def("make_expert", &hold<FeedForward, make_expert>, "weights"_a)
+      .def(
+          "make_output",
+          [](const Decoder& decoder, const Weights& weights, int64_t n_rows) {
+            return Held<Output>{make_output(decoder.spec(), weights, n_rows), bytes_of(weights)};
+          },
+          "weights"_a, "n_rows"_a, "n_rows: all of the vocabulary, or those of a slice.")
       .def(
           "cache_bytes",
           [](const Decoder& decoder, int64_t n_slots, int64_t context, const std::string& type) {
@@ -358,6 +368,18 @@ void bind_decoder(nb::module_& m) {
             decoder.feed_forward(block.block, state.state, pass);
           },
           released, "block"_a, "state"_a, "pass_index"_a)
+      .def(
+          "route",
+          [](Decoder& decoder, const Held<MixtureShell>& shell, const PyState& state, int64_t pass) {
+            return decoder.route(shell.block, state.state, pass);
+          },
+          released, "shell"_a, "state"_a, "pass_index"_a, "The experts that some row chose, rising.")
+      .def(
+          "run_expert",
+          [](Decoder& decoder, const Held<FeedForward>& expert, const PyState& state, int64_t number) {
+            decoder.run_expert(expert.block, state.state, number);
+          },
+          released, "expert"_a, "state"_a, "number"_a, "Each of what `route` gave, in that order.")
       .def(
           "run_linked",
           [](Decoder& decoder, const Linked& linked, const PyState& state) {

@@ -177,7 +177,7 @@ INGLE_EXPORT(make_block) Block* make_block(const Session* session, Weights* weig
       case 0: return new Block(make_embedding(spec, std::move(taken)));
       case 1: return new Block(make_attention_block(spec, std::move(taken)));
       case 2: return new Block(make_feed_forward_block(spec, std::move(taken)));
-      case 3: return new Block(make_output(spec, std::move(taken)));
+      case 3: return new Block(make_output(spec, std::move(taken), spec.n_vocab));
       default: throw BackendError("Expected a kind of block from 0 to 3.");
     }
   });

@@ -76,6 +76,14 @@ FeedForward take_feed_forward(Taker& take, const Spec& spec, int64_t width, cons
   return ff;
 }
 
+MixtureShell take_shell(Taker& take, const Spec& spec) {
+  MixtureShell shell;
+  shell.norm = take.norm("norm", spec.n_embd);
+  shell.post_norm = take.norm_if(spec.post_norm, "post_norm", spec.n_embd);
+  if (spec.experts.n_experts > 0) shell.router = take.linear("router", spec.experts.n_experts, spec.n_embd);
+  return shell;
+}
+
 }  // namespace
 
 AttentionBlock make_attention_block(const Spec& spec, Weights weights) {
@@ -99,17 +107,27 @@ AttentionBlock make_attention_block(const Spec& spec, Weights weights) {
 FeedForwardBlock make_feed_forward_block(const Spec& spec, Weights weights) {
   Taker take("feed-forward", std::move(weights));
   FeedForwardBlock block;
-  block.norm = take.norm("norm", spec.n_embd);
-  block.post_norm = take.norm_if(spec.post_norm, "post_norm", spec.n_embd);
-  if (spec.experts.n_experts == 0) {
-    block.dense = take_feed_forward(take, spec, spec.n_ff, "");
-  } else {
-    block.router = take.linear("router", spec.experts.n_experts, spec.n_embd);
-    for (int64_t i = 0; i < spec.experts.n_experts; ++i)
-      block.experts.push_back(take_feed_forward(take, spec, spec.experts.n_ff, "_experts." + std::to_string(i)));
-  }
+  static_cast<MixtureShell&>(block) = take_shell(take, spec);
+  if (spec.experts.n_experts == 0) block.dense = take_feed_forward(take, spec, spec.n_ff, "");
+  for (int64_t i = 0; i < spec.experts.n_experts; ++i)
+    block.experts.push_back(take_feed_forward(take, spec, spec.experts.n_ff, "_experts." + std::to_string(i)));
   take.finish();
   return block;
+}
+
+MixtureShell make_mixture_shell(const Spec& spec, Weights weights) {
+  if (spec.experts.n_experts == 0) throw BackendError("Only a mixture has experts apart; this model is none.");
+  Taker take("feed-forward", std::move(weights));
+  MixtureShell shell = take_shell(take, spec);
+  take.finish();
+  return shell;
+}
+
+FeedForward make_expert(const Spec& spec, Weights weights) {
+  Taker take("expert's", std::move(weights));
+  FeedForward expert = take_feed_forward(take, spec, spec.experts.n_ff, "");
+  take.finish();
+  return expert;
 }
 
 Embedding make_embedding(const Spec& spec, Weights weights) {
@@ -121,12 +139,13 @@ Embedding make_embedding(const Spec& spec, Weights weights) {
   return block;
 }
 
-Output make_output(const Spec& spec, Weights weights) {
+Output make_output(const Spec& spec, Weights weights, int64_t n_rows) {
   Taker take("output", std::move(weights));
   Output block;
   block.norm = take.norm("norm", spec.n_embd);
-  block.linear.matrix = take.matrix("weight", spec.n_vocab, spec.n_embd);
-  block.linear.bias = take.optional("bias", spec.n_vocab);
+  block.linear.matrix = take.matrix("weight", n_rows, spec.n_embd);
+  block.linear.bias = take.optional("bias", n_rows);
+  block.n_vocab = spec.n_vocab;
   take.finish();
   return block;
 }

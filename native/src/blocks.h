@@ -42,11 +42,15 @@ struct FeedForward {
   Linear gate, up, down;  // gate is empty where the spec is not gated
 };
 
-struct FeedForwardBlock {
+// What a mixture is besides its experts.
+struct MixtureShell {
   Norm norm;
   std::shared_ptr<const Norm> post_norm;
-  FeedForward dense;  // without experts
-  Linear router;      // with experts
+  Linear router;
+};
+
+struct FeedForwardBlock : MixtureShell {  // without experts there is no router
+  FeedForward dense;
   std::vector<FeedForward> experts;
 };
 
@@ -57,14 +61,17 @@ struct Embedding {
 
 struct Output {
   Norm norm;
-  Linear linear;
+  Linear linear;        // all rows, or some
+  int64_t n_vocab = 0;  // of the model
 };
 
 // All throw BackendError for a role that is missing, not known, or of another shape than the spec says.
 AttentionBlock make_attention_block(const Spec& spec, Weights weights);
 FeedForwardBlock make_feed_forward_block(const Spec& spec, Weights weights);
+MixtureShell make_mixture_shell(const Spec& spec, Weights weights);
+FeedForward make_expert(const Spec& spec, Weights weights);  // the roles are "gate", "up" and "down"
 Embedding make_embedding(const Spec& spec, Weights weights);
-Output make_output(const Spec& spec, Weights weights);
+Output make_output(const Spec& spec, Weights weights, int64_t n_rows);  // spec.n_vocab, or those of a slice
 
 // Bytes of all matrices in a block (shared ones count everywhere) and of its vectors.
 int64_t bytes_of(const Weights& weights);

@@ -64,6 +64,8 @@ void Decoder::check(const State& state, int64_t pass) const {
     throw BackendError("A state lives until the next embed of its backend; this one is past, or another backend's.");
   const auto n_passes = static_cast<int64_t>(spec_.passes.size());
   if (pass < 0 || pass >= n_passes) throw BackendError(range("Pass", pass, n_passes));
+  if (next_group_ < groups_.size())
+    throw BackendError("A mixture still lacks experts that its rows chose; expected these before anything else.");
 }
 
 void Decoder::plan_rows(const int32_t* slots, const int32_t* positions, int64_t n, std::shared_ptr<Cache> cache) {
@@ -231,6 +233,8 @@ State Decoder::embed(const Embedding& block, const int32_t* tokens, const float*
       if (tokens[i] < 0 || tokens[i] >= spec_.n_vocab) throw BackendError(range("Token", tokens[i], spec_.n_vocab));
   }
   id_ = 0;  // no state is valid while the plan is being made
+  groups_.clear();
+  next_group_ = 0;
   plan_rows(slots, positions, n, std::move(cache));
   x_ = x_buffer_.reserve(n * width);
   if (!delta_buffer_ || delta_buffer_->capacity() < n * width) {
@@ -301,8 +305,8 @@ void Decoder::logits(const Output& block, const State& state, const int32_t* wan
   const std::lock_guard lock(mutex_);
   check(state, 0);
   const Matrix& matrix = *block.linear.matrix;
-  const int64_t width = spec_.n_embd, n_vocab = spec_.n_vocab;
-  if (matrix.n != n_vocab || matrix.k != width) throw BackendError("The output was made for another model.");
+  const int64_t width = spec_.n_embd, n_rows = matrix.n;
+  if (block.n_vocab != spec_.n_vocab || matrix.k != width) throw BackendError("The output was made for another model.");
   for (int64_t i = 0; i < n_wanted; ++i)
     if (wanted[i] < 0 || wanted[i] >= n_) throw BackendError(range("Row", wanted[i], n_));
   float* normed = normed_.reserve(std::max(n_, n_wanted) * width);
@@ -323,10 +327,10 @@ void Decoder::logits(const Output& block, const State& state, const int32_t* wan
       input_.prepare(normed, width, thread, n_threads);
       team_.barrier();
     }
-    multiply(block.linear, *in, n_wanted, out, n_vocab, false, thread, n_threads);
+    multiply(block.linear, *in, n_wanted, out, n_rows, false, thread, n_threads);
     const Columns mine = columns_of(matrix, n_wanted, thread, n_threads);
     for (int64_t i = 0; i < n_wanted; ++i)
-      ops_.scale_and_cap(out + i * n_vocab + mine.begin, spec_.logit_scale, spec_.logit_softcap, mine.end - mine.begin);
+      ops_.scale_and_cap(out + i * n_rows + mine.begin, spec_.logit_scale, spec_.logit_softcap, mine.end - mine.begin);
   });
   if (single) keep_joined(0);
   pending_ = {};

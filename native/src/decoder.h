@@ -81,6 +81,11 @@ class Decoder {
   // of another model.
   void attention(const AttentionBlock& block, const State& state, int64_t pass);
   void feed_forward(const FeedForwardBlock& block, const State& state, int64_t pass);
+  // A mixture whose experts come one by one: the router says which of them some row chose, in rising order. Then each of
+  // these follows, in that order, before any other verb.
+  std::vector<int64_t> route(const MixtureShell& shell, const State& state, int64_t pass);
+  void run_expert(const FeedForward& expert, const State& state, int64_t number);
+  // out [n_wanted, rows of the output]. Of an output in slices, one after the other in one state: the first call joins.
   void logits(const Output& block, const State& state, const int32_t* wanted, int64_t n_wanted, float* out);
   // Both verbs of every pass. A single row takes one region for all of them.
   void run_passes(const Passes& passes, const State& state);
@@ -91,7 +96,10 @@ class Decoder {
   void check(const FeedForwardBlock& block) const;
   void plan_rows(const int32_t* slots, const int32_t* positions, int64_t n, std::shared_ptr<Cache> cache);
   void plan_turns(int64_t row);
-  void run_experts(const FeedForwardBlock& block, const float* scores);
+  void check(const FeedForward& network) const;
+  void check(const MixtureShell& shell) const;
+  void route_rows(const MixtureShell& shell);
+  void run_next_expert(const FeedForward& expert);
   void keep_pending(const std::shared_ptr<const Norm>& norm);
 
   int64_t ff_width() const { return spec_.experts.n_experts > 0 ? spec_.experts.n_ff : spec_.n_ff; }
@@ -107,6 +115,7 @@ class Decoder {
   // Inside a region: a block, without a barrier at its end.
   void attention_part(const AttentionBlock& block, Pending pending, int64_t pass, int thread, int n_threads);
   void feed_forward_part(const FeedForwardBlock& block, Pending pending, int thread, int n_threads);
+  void router_part(const MixtureShell& shell, Pending pending, int thread, int n_threads);
 
   // Inside a region. These two end with the input ready for all threads.
   const Input& normed_input(const Norm& weights, Pending pending, const Readers& readers, int thread, int n_threads);
@@ -136,6 +145,15 @@ class Decoder {
   float* delta_ = nullptr;  // [N, E]
   Pending pending_;
   std::shared_ptr<const Norm> pending_norm_;  // keeps that of pending_
+
+  // Of a mixture: the rows that chose each expert, and the weights they gave it. Those before next_group_ are done.
+  struct Group {
+    int64_t expert;
+    std::vector<int64_t> rows;
+    std::vector<float> weights;
+  };
+  std::vector<Group> groups_;
+  size_t next_group_ = 0;
 
   Input input_, inner_input_;
   Buffer x_buffer_, normed_, q_, k_, v_, heads_, gate_, up_, gathered_, expert_out_, scores_;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -15,6 +15,7 @@ from backends.decoders import Array, Decoder, Tensors
 from ingle import _core
 from ingle.backends.base import BlockSource, Cache, Reading, Rows
 from ingle.backends.native import NativeBackend
+from ingle.backends.native_stream import NativeMixture
 from ingle.gguf import FileBytes, TensorType
 from ingle.gguf.reader import OpenFile
 from ingle.models.spec import Spec
@@ -80,9 +81,9 @@ def read_all(readings: Sequence[Reading], helpers: int = 1) -> None:
         assert reading.done
 
 
-def begin(backend: NativeBackend, source: BlockSource, skip: int = 0) -> list[Reading]:
-    """Readings of all matrices into a room of their own, one after the other."""
-    room = backend.new_room(skip + sum(source.sizes))
+def begin(backend: NativeBackend, source: BlockSource, skip: int = 0, room: _core.Room | None = None) -> list[Reading]:
+    """Readings of all matrices one after the other into a room; without one, into one that they fill."""
+    room = backend.new_room(skip + sum(source.sizes)) if room is None else room
     ends = np.cumsum((skip, *source.sizes))
     return [source.begin(i, room, int(at)) for i, at in enumerate(ends[:-1])]
 
@@ -95,26 +96,45 @@ def block_of(backend: NativeBackend, source: BlockSource, helpers: int = 1) -> A
 
 
 class Streamed:
-    """A decoder's weights in their file, read whenever they are used."""
+    """A decoder's weights in their file, read whenever they are used; the output in slices of so many rows."""
 
-    def __init__(self, backend: NativeBackend, decoder: Decoder, helpers: int = 1) -> None:
+    def __init__(self, backend: NativeBackend, decoder: Decoder, helpers: int = 1, slice_rows: int = 1 << 31) -> None:
         self.backend, self.decoder, self.helpers = backend, decoder, helpers
         self.embedding = backend.load_embedding_rows(decoder.embedding)
         self.attention = [backend.stream_attention(block) for block in decoder.attention]
-        self.feed_forward = [backend.stream_feed_forward(block) for block in decoder.feed_forward]
-        self.output = backend.load_output(decoder.output, self.embedding)
+        mixture = decoder.spec.experts is not None
+        stream: Callable[[Tensors], Any] = backend.stream_experts if mixture else backend.stream_feed_forward
+        self.feed_forward = [stream(block) for block in decoder.feed_forward]
+        n = decoder.spec.n_vocab
+        self.outputs = [
+            backend.stream_output(decoder.output, start, min(start + slice_rows, n))
+            for start in range(0, n, slice_rows)
+        ]
+        self.used: list[list[int]] = []  # the experts that were read, block by block
 
     def cache(self, n_slots: int = 1, context: int = 64, kv_type: Any = "f32") -> Cache:
         return self.backend.new_cache(n_slots, context, kv_type)
 
     def forward(self, rows: Rows, cache: Cache) -> Array:
         """Logits of all rows."""
-        spec, b = self.decoder.spec, self.backend
-        state = b.embed(self.embedding, rows, cache)
-        for p, layer in enumerate(spec.schedule):
-            b.attention(block_of(b, self.attention[layer], self.helpers), state, p)
-            b.feed_forward(block_of(b, self.feed_forward[layer], self.helpers), state, p)
-        return self.logits(state, np.arange(len(rows), dtype=np.int32))
+        backend = self.backend
+        state = backend.embed(self.embedding, rows, cache)
+        for p, layer in enumerate(self.decoder.spec.schedule):
+            backend.attention(self.block(self.attention[layer]), state, p)
+            backend.feed_forward(self.block(self.feed_forward[layer]), state, p)
+        every = np.arange(len(rows), dtype=np.int32)
+        return np.concatenate([backend.logits(self.block(output), state, every) for output in self.outputs], axis=1)
 
-    def logits(self, state: Any, wanted: NDArray[np.int32]) -> Array:
-        return self.backend.logits(self.output, state, wanted)
+    def block(self, source: Any) -> Any:
+        if isinstance(source, NativeMixture):
+            return source.block(lambda chosen: self.experts(source, chosen))
+        return block_of(self.backend, source, self.helpers)
+
+    def experts(self, source: NativeMixture, chosen: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """One after the other, in the same bytes."""
+        self.used.append(list(chosen))
+        room = self.backend.new_room(max(sum(expert.sizes) for expert in source.experts))
+        for number in chosen:
+            readings = begin(self.backend, source.experts[number], room=room)
+            read_all(readings, self.helpers)
+            yield number, source.experts[number].make(readings)

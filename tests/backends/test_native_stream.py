@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,19 @@ from backends.streamed import (
     values_read,
 )
 from ingle import _core
-from ingle.backends.base import Rows
+from ingle.backends import open_backend
+from ingle.backends.base import Rows, Streaming
 from ingle.errors import BackendError, UnsupportedError
 from ingle.gguf import TensorType
+from ingle.models.spec import Experts
 from ingle.models.tensor import Tensor
 
-DENSE = [name for name, spec in SPECS.items() if spec.experts is None]
 CALLS = ((0, 12), (12, 13), (13, 14))  # of several rows, and of one
+
+
+def test_which_backends_stream() -> None:
+    assert isinstance(open_backend("native", SPECS["plain"], 1), Streaming)
+    assert not isinstance(open_backend("reference", SPECS["plain"], 1), Streaming)
 
 
 def reading_of(tensor: Tensor, room: _core.Room, at: int, **options: Any) -> _core.Reading:
@@ -41,12 +48,12 @@ def reading_of(tensor: Tensor, room: _core.Room, at: int, **options: Any) -> _co
 
 
 @pytest.mark.parametrize("biases", [False, True], ids=["", "biases"])
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", SPECS)
 def test_every_family(name: str, biases: bool, tmp_path: Path) -> None:
     spec = SPECS[name]
-    decoder = random_decoder(spec, biases=biases)
+    decoder = random_decoder(spec, biases=biases and spec.experts is None)
     resident = Loaded(native(spec), decoder)
-    streamed = Streamed(native(spec), decoder_in_file(decoder, tmp_path / "weights"))
+    streamed = Streamed(native(spec), decoder_in_file(decoder, tmp_path / "weights"), slice_rows=11)
     caches = resident.cache(), streamed.cache()
     tokens = random_tokens(spec, 14)
     for start, end in CALLS:
@@ -60,7 +67,8 @@ def test_products_of_every_type(type: TensorType, threads: int, tmp_path: Path) 
     spec = spec_of(n_embd=256, n_ff=512, n_heads=4, head_dim=64, n_vocab=67, schedule=(0,))
     decoder = random_decoder(spec, type=type)
     resident = Loaded(native(spec, threads), decoder)
-    streamed = Streamed(native(spec, threads), decoder_in_file(decoder, tmp_path / "weights"), helpers=3)
+    stored = decoder_in_file(decoder, tmp_path / "weights")
+    streamed = Streamed(native(spec, threads), stored, helpers=3, slice_rows=19)
     caches = resident.cache(), streamed.cache()
     for start, end in ((0, 40), (40, 41)):
         rows = Rows.of_slot(0, start, random_tokens(spec, end - start))
@@ -133,8 +141,9 @@ def test_a_tied_output_beside_rows_of_the_embedding(tmp_path: Path) -> None:
     """There is no matrix to share, so that it loads its own."""
     spec = SPECS["tied"]
     decoder = random_decoder(spec)
-    streamed = Streamed(native(spec), decoder_in_file(decoder, tmp_path / "weights"))
-    assert streamed.output.n_bytes >= 4 * spec.n_vocab * spec.n_embd
+    stored, backend = decoder_in_file(decoder, tmp_path / "weights"), native(spec)
+    output = backend.load_output(stored.output, backend.load_embedding_rows(stored.embedding))
+    assert output.n_bytes >= 4 * spec.n_vocab * spec.n_embd
 
 
 def test_what_a_source_says(tmp_path: Path) -> None:
@@ -180,7 +189,9 @@ def test_what_no_file_holds_is_refused() -> None:
     for call in (
         lambda: backend.stream_attention(decoder.attention[0]),
         lambda: backend.stream_feed_forward(decoder.feed_forward[0]),
+        lambda: backend.stream_output(decoder.output, 0, 5),
         lambda: backend.load_embedding_rows(decoder.embedding),
+        lambda: native(SPECS["experts"]).stream_experts(random_decoder(SPECS["experts"]).feed_forward[0]),
     ):
         with pytest.raises(UnsupportedError, match="convert it to GGUF first"):
             call()
@@ -207,8 +218,124 @@ def test_unsound_blocks(tmp_path: Path) -> None:
         begin(backend, backend.stream_attention(block | {"k": longer}))
 
 
-def test_a_mixture_is_no_dense_block(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["plain", "logit soft cap", "post norm"])
+@pytest.mark.parametrize("slice_rows", [1, 16, 20, 36, 37])
+def test_slices_of_the_output(name: str, slice_rows: int, tmp_path: Path) -> None:
+    """In any number, in one state; of all rows and of some."""
+    spec = SPECS[name]
+    decoder = random_decoder(spec, biases=True)
+    resident, backend = Loaded(native(spec), decoder), native(spec)
+    streamed = Streamed(backend, decoder_in_file(decoder, tmp_path / "weights"), slice_rows=slice_rows)
+    for rows in (Rows.of_slot(0, 0, [1, 2, 3]), Rows.of_slot(0, 0, [4])):
+        expected = resident.forward(rows, resident.cache())
+        assert np.array_equal(streamed.forward(rows, streamed.cache()), expected)
+        state = backend.embed(streamed.embedding, rows, backend.new_cache(1, 9))
+        wanted = np.zeros(1, np.int32)
+        parts = [backend.logits(streamed.block(output), state, wanted) for output in streamed.outputs]
+        whole = backend.logits(backend.load_output(decoder.output, None), state, wanted)
+        assert np.array_equal(np.concatenate(parts, axis=1), whole)
+
+
+def test_rows_that_an_output_does_not_have(tmp_path: Path) -> None:
+    spec = SPECS["plain"]
+    output = decoder_in_file(random_decoder(spec), tmp_path / "weights").output
+    for start, stop in ((0, 0), (-1, 5), (5, 4), (30, 38)):
+        with pytest.raises(BackendError, match=f"Rows {start}..{stop}"):
+            native(spec).stream_output(output, start, stop)
+
+
+def test_an_output_of_another_vocabulary_is_no_slice() -> None:
+    model = Loaded(native(SPECS["plain"]), random_decoder(SPECS["plain"]))
+    smaller = spec_of(n_vocab=30)
+    other = Loaded(native(smaller), random_decoder(smaller))
+    state = model.backend.embed(model.embedding, Rows.of_slot(0, 0, [1]), model.cache())
+    with pytest.raises(BackendError, match="another model"):
+        model.backend.logits(other.output, state, np.zeros(1, np.int32))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("type", [TensorType.Q8_0, TensorType.Q4_K], ids=lambda t: t.name)
+def test_quantised_experts(type: TensorType, threads: int, tmp_path: Path) -> None:
+    """Only those are read that some row chose."""
+    experts = Experts(7, 2, 256)
+    spec = spec_of(n_embd=256, experts=experts, head_dim=64, n_heads=4, schedule=(0, 1))
+    decoder = random_decoder(spec, type=type)
+    resident = Loaded(native(spec, threads), decoder)
+    streamed = Streamed(native(spec, threads), decoder_in_file(decoder, tmp_path / "weights"), helpers=2)
+    caches = resident.cache(), streamed.cache()
+    tokens = random_tokens(spec, 32)
+    for start, end in ((0, 30), (30, 31), (31, 32)):
+        rows = Rows.of_slot(0, start, tokens[start:end])
+        assert np.array_equal(streamed.forward(rows, caches[1]), resident.forward(rows, caches[0]))
+    assert len(streamed.used) == 6
+    assert all(chosen == sorted(set(chosen)) for chosen in streamed.used)
+    assert [len(chosen) for chosen in streamed.used[2:]] == [2] * 4
+
+
+def test_a_mixture_and_its_experts_as_sources(tmp_path: Path) -> None:
     spec = SPECS["experts"]
     decoder = decoder_in_file(random_decoder(spec), tmp_path / "weights")
+    source = native(spec).stream_experts(decoder.feed_forward[0])
+    assert len(source.experts) == 5
+    assert source.kept_bytes == 4 * (32 * 16 + 32)  # the router fills a panel; and the norm
+    for number, expert in enumerate(source.experts):
+        assert expert.file_bytes == 3 * 4 * 24 * 32
+        assert expert.kept_bytes == 0
+        readings = begin(native(spec), expert)
+        read_all(readings)
+        for reading in readings:
+            expected = decoder.feed_forward[0][reading.name].float32()[number]
+            assert np.array_equal(reading.core.rows(), expected)  # type: ignore[attr-defined]
+
+
+def test_experts_come_in_their_turn(tmp_path: Path) -> None:
+    """Those that the router chose, each once and in order, before anything else: nothing is left out unseen."""
+    spec = SPECS["experts"]
+    decoder = decoder_in_file(random_decoder(spec), tmp_path / "weights")
+    streamed = Streamed(native(spec), decoder)
+    backend, source, rows = streamed.backend, streamed.feed_forward[0], Rows.of_slot(0, 0, [1, 2])
+
+    def run(order: Callable[[list[int]], list[int]]) -> Any:
+        def use(chosen: Sequence[int]) -> Iterator[tuple[int, Any]]:
+            for number in order(list(chosen)):
+                yield number, streamed.block(source.experts[number])
+
+        state = backend.embed(streamed.embedding, rows, streamed.cache())
+        backend.feed_forward(source.block(use), state, 0)
+        return state
+
+    run(lambda chosen: chosen)
+    wrong: list[Callable[[list[int]], list[int]]] = [
+        lambda chosen: chosen[::-1],
+        lambda chosen: chosen[1:],
+        lambda chosen: [*chosen, chosen[-1]],
+    ]
+    for order in wrong:
+        with pytest.raises(BackendError, match="came out of turn"):
+            run(order)
+    for n in (0, 1):
+        state = run(lambda chosen, n=n: chosen[:n])  # type: ignore[misc]
+        calls = [
+            lambda state: backend.attention(streamed.block(streamed.attention[0]), state, 0),
+            lambda state: backend.feed_forward(streamed.block(source), state, 0),
+            lambda state: backend.logits(streamed.block(streamed.outputs[0]), state, np.zeros(1, np.int32)),
+        ]
+        for call in calls:
+            with pytest.raises(BackendError, match="still lacks experts"):
+                call(state)
+    run(lambda chosen: chosen)
+
+
+def test_a_mixture_is_no_dense_block(tmp_path: Path) -> None:
+    spec = SPECS["experts"]
+    mixture = decoder_in_file(random_decoder(spec), tmp_path / "mixture").feed_forward[0]
     with pytest.raises(BackendError, match="expert by expert"):
-        native(spec).stream_feed_forward(decoder.feed_forward[0])
+        native(spec).stream_feed_forward(mixture)
+    dense = decoder_in_file(random_decoder(SPECS["plain"]), tmp_path / "dense").feed_forward[0]
+    with pytest.raises(BackendError, match="this model is none"):
+        native(SPECS["plain"]).stream_experts(dense)
+    model = Loaded(native(SPECS["plain"]), random_decoder(SPECS["plain"]))
+    state = model.backend.embed(model.embedding, Rows.of_slot(0, 0, [1]), model.cache())
+    source = native(spec).stream_experts(mixture)
+    with pytest.raises(BackendError, match="another model"):
+        model.backend.feed_forward(source.block(lambda chosen: iter(())), state, 0)

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from ingle.backends.base import KVType, Rows, State
 from ingle.backends.machine import available_bytes, default_threads
-from ingle.backends.native_weights import matrices_of, vectors_of
 from ingle.errors import BackendError, MemoryLimitError, UsageError
 from ingle.models.source import Header
 from ingle.models.spec import Rope, Spec
@@ -19,7 +18,8 @@ from ingle.models.tensor import Tensor
 
 try:
     from ingle import _core
-    from ingle.backends.native_stream import EmbeddingRows, NativeStreaming
+    from ingle.backends.native_stream import EmbeddingRows, NativeStreaming, StreamedMixture
+    from ingle.backends.native_weights import load
 except ImportError as error:
     raise BackendError(
         f"The native core did not load ({error}); install Ingle again, or use the backend reference."
@@ -56,40 +56,21 @@ class NativeBackend(NativeStreaming):
     # Weights: rearranged into bit planes when they are loaded. Blocks have `n_bytes`.
 
     def load_embedding(self, tensors: Mapping[str, Tensor]) -> _core.Embedding:
-        return self._decoder.make_embedding(self._load(tensors))
+        return self._decoder.make_embedding(load(self._decoder, tensors))
 
     def load_attention(self, tensors: Mapping[str, Tensor]) -> _core.AttentionBlock:
-        return self._decoder.make_attention(self._load(tensors))
+        return self._decoder.make_attention(load(self._decoder, tensors))
 
     def load_feed_forward(self, tensors: Mapping[str, Tensor]) -> _core.FeedForwardBlock:
-        return self._decoder.make_feed_forward(self._load(tensors))
+        return self._decoder.make_feed_forward(load(self._decoder, tensors))
 
     def load_output(self, tensors: Mapping[str, Tensor], embedding: _core.Embedding | EmbeddingRows) -> _core.Output:
         if not self.spec.tied or isinstance(embedding, EmbeddingRows):
-            return self._decoder.make_output(self._load(tensors))
-        weights = self._load({role: tensor for role, tensor in tensors.items() if role != "weight"})
-        weights.share_weight(embedding)
-        return self._decoder.make_output(weights)
-
-    def _load(self, tensors: Mapping[str, Tensor]) -> _core.Weights:
-        weights = _core.Weights()
-        for role, tensor in matrices_of(tensors):
-            self._add_matrix(weights, role, tensor)
-        for role, values in vectors_of(tensors).items():
-            weights.add_vector(role, values)
-        return weights
-
-    def _add_matrix(self, weights: _core.Weights, role: str, tensor: Tensor) -> None:
-        n, k = tensor.shape
-        stored = tensor.stored
-        if stored is None:
-            weights.add_matrix(self._decoder, role, tensor.type.id, n, k, np.ascontiguousarray(tensor.data))
-            return
-        file = stored.file.descriptor
-        try:
-            weights.read_matrix(self._decoder, role, tensor.type.id, n, k, file, stored.offset, stored.n_bytes)
-        except OSError as error:
-            raise stored.unreadable(error) from None
+            weights = load(self._decoder, tensors)
+        else:
+            weights = load(self._decoder, {role: tensor for role, tensor in tensors.items() if role != "weight"})
+            weights.share_weight(embedding)
+        return self._decoder.make_output(weights, self.spec.n_vocab)
 
     @staticmethod
     def bytes_of(header: Header) -> int:
@@ -135,7 +116,9 @@ class NativeBackend(NativeStreaming):
         except TypeError:
             raise _misused("attention", "an attention block, a state and a pass") from None
 
-    def feed_forward(self, block: _core.FeedForwardBlock, state: State, pass_index: int) -> None:
+    def feed_forward(self, block: _core.FeedForwardBlock | StreamedMixture, state: State, pass_index: int) -> None:
+        if isinstance(block, StreamedMixture):
+            return block.run(self._decoder, state, pass_index)
         try:
             self._decoder.feed_forward(block, state, pass_index)
         except TypeError:

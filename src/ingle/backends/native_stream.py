@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingle import _core
-from ingle.backends.native_weights import matrices_of, vectors_of
+from ingle.backends.native_weights import EXPERTS, load, matrices_of, vectors_of
 from ingle.errors import BackendError, UnsupportedError
 from ingle.models.spec import Spec
 from ingle.models.tensor import Tensor
 
 if TYPE_CHECKING:
-    from ingle.backends.base import Reading
+    from ingle.backends.base import Reading, State, UseExperts
     from ingle.gguf import FileBytes
     from ingle.gguf.reader import OpenFile
 
-__all__ = ["EmbeddingRows", "NativeReading", "NativeSource", "NativeStreaming"]
+__all__ = ["EmbeddingRows", "NativeMixture", "NativeReading", "NativeSource", "NativeStreaming", "StreamedMixture"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,6 +117,36 @@ class NativeSource:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class StreamedMixture:
+    """What `feed_forward` takes for a mixture whose experts are read when the router has chosen them."""
+
+    shell: _core.MixtureShell
+    use: UseExperts
+
+    def run(self, decoder: _core.Decoder, state: State, pass_index: int) -> None:
+        """`feed_forward`. What `use` raises goes through; the state is then good for nothing more."""
+        chosen = decoder.route(self.shell, state, pass_index)
+        for number, expert in self.use(chosen):
+            decoder.run_expert(expert, state, number)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NativeMixture:
+    """Where a mixture comes from; see `ingle.backends.base.MixtureSource`."""
+
+    shell: _core.MixtureShell
+    experts: Sequence[NativeSource]
+
+    @property
+    def kept_bytes(self) -> int:
+        return self.shell.n_bytes
+
+    def block(self, use: UseExperts) -> StreamedMixture:
+        """What `feed_forward` takes. It calls `use` once, with what the router chose."""
+        return StreamedMixture(self.shell, use)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class EmbeddingRows:
     """An embedding whose rows stay in their file."""
 
@@ -157,6 +187,28 @@ class NativeStreaming:
         if self.spec.experts is not None:
             raise BackendError("A mixture of experts is read expert by expert; expected a feed-forward without them.")
         return self._source(tensors, self._decoder.make_feed_forward)
+
+    def stream_experts(self, tensors: Mapping[str, Tensor]) -> NativeMixture:
+        """A source of which each expert's matrices are read by themselves."""
+        shell = {role: tensor for role, tensor in tensors.items() if role not in EXPERTS}
+        experts: list[dict[str, _Stored]] = []
+        for name, tensor in matrices_of({role: tensor for role, tensor in tensors.items() if role in EXPERTS}):
+            role, number = name.split("_experts.")
+            experts += [{} for _ in range(int(number) + 1 - len(experts))]
+            experts[int(number)][role] = self._stored(tensor)
+        return NativeMixture(
+            self._decoder.make_mixture_shell(load(self._decoder, shell)),
+            [NativeSource(matrices, {}, self._decoder.make_expert) for matrices in experts],
+        )
+
+    def stream_output(self, tensors: Mapping[str, Tensor], start: int, stop: int) -> NativeSource:
+        """Rows [start, stop) of the output matrix. The source keeps the norm, and the bias of these rows."""
+        if not 0 <= start < stop <= self.spec.n_vocab:
+            raise BackendError(
+                f"Rows {start}..{stop} of an output that has {self.spec.n_vocab}; expected at least one."
+            )
+        cut = {role: tensors[role].rows(start, stop) for role in ("weight", "bias") if role in tensors}
+        return self._source({**tensors, **cut}, lambda weights: self._decoder.make_output(weights, stop - start))
 
     def load_embedding_rows(self, tensors: Mapping[str, Tensor]) -> EmbeddingRows:
         weights, vectors = _core.Weights(), vectors_of(tensors)
