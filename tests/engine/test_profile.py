@@ -82,6 +82,30 @@ def test_time_goes_where_it_was_spent() -> None:
     assert [work.calls for work in profile.phases["decode"].kinds.values()] == [2, 4, 4, 2]
 
 
+def test_waiting_is_a_phase_s_and_no_block_s() -> None:
+    """Between the blocks; and for experts inside of the verb."""
+    slow, waited_s = Slow(spec_of(experts=Experts(5, 2, 24))), 100.0
+    profile = Profile(2, clock=lambda: slow.now, waited=lambda: waited_s)
+    backend = Profiled(slow, profile)
+
+    def wait(seconds: float) -> None:
+        nonlocal waited_s
+        slow.now += seconds
+        waited_s += seconds
+
+    compute = slow.__getattr__("feed_forward")
+    slow.feed_forward = lambda *given: (wait(0.5), compute(*given))  # type: ignore[attr-defined]
+    wait(0.25)
+    step(backend, rows_of((0, 0, 3)))
+    step(backend, rows_of((0, 3, 1)))
+    wait(2.0)
+    profile.end()
+    prefill, decode = profile.phases.values()
+    assert (prefill.time_s, prefill.waited_s, prefill.rest_s) == (0.25 + 1 + 2 * (2 + 3.5) + 4, 1.25, 0)
+    assert (decode.waited_s, decode.rest_s) == (3.0, 0)
+    assert decode.kinds["feed_forward"].time_s == 6
+
+
 def test_what_is_read_and_computed() -> None:
     spec = spec_of()  # E 40, F 48, 6 heads of 10 for 2, two passes
     _, profile, backend = profiled(spec)
@@ -165,7 +189,7 @@ def test_the_record() -> None:
         "multiply_gop_per_s": 100.0,
     }
     (phase,) = record["phases"].values()
-    assert set(phase) == {"steps", "rows", "time_s", "floor_s", "rest_s", "kinds"}
+    assert set(phase) == {"steps", "rows", "time_s", "floor_s", "waited_s", "rest_s", "kinds"}
     assert list(phase["kinds"]) == list(KINDS)
     for work in phase["kinds"].values():
         assert set(work) == {"calls", "time_s", "weight_bytes", "kv_bytes", "operations", "floor_s"}
@@ -197,6 +221,16 @@ def test_how_much_is_read_to_measure(
     monkeypatch.setattr("ingle.engine.profile._core", core)
     monkeypatch.setattr("ingle.engine.profile.available_bytes", lambda: free)
     assert Roof.measure(n_bytes, 2) == Roof("paper", 2, read, read / 2, 2.0)
+
+
+def test_measuring_can_be_held_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(Roof, "measure", staticmethod(lambda n_bytes, threads: asked.append(n_bytes)))
+    _, profile, backend = profiled(spec_of())
+    step(backend, rows_of((0, 0, 3)), wanted=0)
+    for most in (None, 10**9, 100, 0):
+        profile.roof(most)
+    assert asked == [profile.bytes_per_step, profile.bytes_per_step, 100, 0]
 
 
 def test_a_working_set_is_what_the_heaviest_step_reads() -> None:
@@ -263,15 +297,11 @@ def test_each_block_is_an_event_of_a_trace(tmp_path: Path) -> None:
         n_prompt = len(model.tokenizer.encode("the dog"))
         plain = [token.token_id for token in model.generate("the dog", max_tokens=3, temperature=0, ignore_eos=True)]
         trace = Trace()
-        with model.exclusive() as runner:
-            runner.weights.trace = None  # a store that takes one
+        with model.exclusive():
+            pass  # nothing of the prompt is known any more
         with model.profiled(trace):
-            with model.exclusive() as runner:
-                assert runner.weights.trace is trace
             told = [token.token_id for token in model.generate("the dog", max_tokens=3, temperature=0, ignore_eos=True)]
         assert told == plain
-        with model.exclusive() as runner:
-            assert runner.weights.trace is None
         assert len(list(model.generate("x", max_tokens=2, ignore_eos=True))) == 2
     blocks = [f"{kind} {index}" for index in range(model.spec.n_passes) for kind in ("attention", "feed_forward")]
     events = trace.events

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingle.cli.console import loading_bar, new_writer, say
+from ingle.cli.console import json_line, loading_bar, new_writer, say
+from ingle.cli.window import WindowWatch
 from ingle.engine.trace import Trace
 from ingle.errors import IngleError, UsageError
 
 if TYPE_CHECKING:
     from ingle.engine.generate import Generation
     from ingle.engine.model import Model, Options
-    from ingle.engine.profile import Profile
+    from ingle.engine.profile import Profile, Roof
     from ingle.engine.token import Token
     from ingle.text.tools import Tool
 
@@ -31,6 +32,7 @@ def answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any]
     writer = None if options["as_json"] else new_writer(model, tools)
     problem: IngleError | click.Abort | None = None
     profile = trace = None
+    watch = WindowWatch(model)
     with ExitStack() as profiling, ExitStack() as reading:
         if options["profile"] is not None:
             trace = Trace() if options["profile"] else None
@@ -44,7 +46,7 @@ def answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any]
         if writer is not None and model.tokenizer.decode(generation.prompt_tokens).endswith(prompt):
             writer.echo(prompt)
         try:
-            with generation:
+            with watch, generation:
                 for token in generation:
                     reading.close()
                     tokens.append(token)
@@ -57,15 +59,20 @@ def answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any]
     if writer is not None:
         writer.end()
     else:
-        _print_record(model, prompt, generation, tokens, problem, tools, profile)
+        record = _record(model, prompt, generation, tokens, problem, tools)
+        if watch.use is not None:
+            record["window"] = watch.use.as_dict(generation.stats)
+        if profile is not None:
+            record["profile"] = profile.as_dict(_roof(model, profile, options))
+        click.echo(json_line(record))
     if options["verbose"]:
         from ingle.cli.report import report
 
-        report(model, generation.stats, tokens)
+        report(model, generation.stats, tokens, watch.use)
     if profile is not None and writer is not None:
         from ingle.cli.profile import print_profile
 
-        print_profile(profile, profile.roof())
+        print_profile(profile, _roof(model, profile, options))
     if trace is not None:
         trace.write(options["profile"])
         left_out = f" The last {trace.n_left_out:,} events are left out." if trace.n_left_out else ""
@@ -73,6 +80,16 @@ def answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any]
     if problem is not None:
         raise problem
     _tell_if_cut(tokens, options)
+
+
+def _roof(model: Model, profile: Profile, options: dict[str, Any]) -> Roof:
+    """What the processor can do. Under --memory the model is closed first: measuring takes memory too."""
+    from ingle.engine.memory import resident_bytes
+
+    if options["memory"] is None:
+        return profile.roof()
+    model.close()
+    return profile.roof(max(0, options["memory"] - (resident_bytes() or 0)))
 
 
 def _tell_if_cut(tokens: list[Token], options: dict[str, Any]) -> None:
@@ -83,20 +100,18 @@ def _tell_if_cut(tokens: list[Token], options: dict[str, Any]) -> None:
         notes().print(f"[dim]\\[cut after {len(tokens)} tokens; --max-tokens asks for more][/dim]")
 
 
-def _print_record(
+def _record(
     model: Model,
     prompt: str,
     generation: Generation,
     tokens: list[Token],
     problem: IngleError | click.Abort | None,
     tools: list[Tool],
-    profile: Profile | None,
-) -> None:
-    """The one record on stdout."""
+) -> dict[str, Any]:
+    """The one record on stdout, but for what it took."""
     from dataclasses import asdict
 
     import ingle
-    from ingle.cli.console import json_line
 
     text = "".join(token.text for token in tokens)
     calls = {}
@@ -105,7 +120,7 @@ def _print_record(
         from ingle.text.calls import family_of
 
         calls = calls_record(family_of(model.template), [token.token_id for token in tokens], tools)
-    record = {
+    return {
         "model": model.name,
         "family": model.spec.family,
         "backend": model.backend,
@@ -121,9 +136,7 @@ def _print_record(
         ],
         "sampling": asdict(generation.params),
         "timings": generation.stats.as_dict(),
-        **({} if profile is None else {"profile": profile.as_dict(profile.roof())}),
     }
-    click.echo(json_line(record))
 
 
 def _ended(tokens: list[Token], problem: IngleError | click.Abort | None) -> dict[str, str | None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingle.cli.console import loading_bar, new_writer, notes, write_new
+from ingle.cli.window import WindowWatch
 from ingle.errors import IngleError, UsageError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Conversation:
         self._interactive = interactive
         self._limited = options.get("max_tokens") is not None
         self._console = notes()
-        self._last: tuple[Generation, list[Token]] | None = None
+        self._last: tuple[Generation, list[Token], WindowWatch] | None = None
         self._commands: dict[str, tuple[str, str, Callable[[str], None]]] = {
             "/help": ("", "what there is", self._help),
             "/reset": ("", "forget the conversation; the system message stays", self._reset),
@@ -121,9 +122,14 @@ class Conversation:
         """Write an answer as it comes. At a terminal, Ctrl-C ends the answer only."""
         tokens: list[Token] = []
         writer = new_writer(self._chat.model, self._chat.tools)
+        watch = WindowWatch(self._model)
         try:
-            with ExitStack() as reading, ask({"on_prefill": reading.enter_context(loading_bar("Reading"))}) as answer:
-                self._last = answer, tokens
+            with (
+                ExitStack() as reading,
+                watch,
+                ask({"on_prefill": reading.enter_context(loading_bar("Reading"))}) as answer,
+            ):
+                self._last = answer, tokens, watch
                 for token in answer:
                     reading.close()
                     tokens.append(token)
@@ -166,8 +172,8 @@ class Conversation:
 
         if self._last is None:
             raise UsageError("There is no answer yet; send a message first.")
-        answer, tokens = self._last
-        report(self._model, answer.stats, tokens)
+        answer, tokens, watch = self._last
+        report(self._model, answer.stats, tokens, watch.use)
 
     def _save(self, name: str) -> None:
         import json

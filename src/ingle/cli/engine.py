@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ingle.cli.sizes import bytes_of
+
 if TYPE_CHECKING:
     from ingle.engine.model import Model
 
-__all__ = ["engine_options", "open_model"]
+__all__ = ["engine_options", "open_model", "slots_within"]
+
+PROGRAM_BYTES = 128 << 20  # about what the interpreter, the libraries and a tokenizer take
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def engine_options(command: Command) -> Command:
-    """Adds --context, --threads, --kv-type and --backend, which `open_model` reads."""
+    """Adds --context, --threads, --memory, --kv-type and --backend, which `open_model` reads."""
     for option in (
         click.option(
             "--backend",
@@ -32,6 +36,13 @@ def engine_options(command: Command) -> Command:
             default="f16",
             show_default=True,
             help="How keys and values are kept: q8 takes half the memory of f16, q4 a quarter and is less exact.",
+        ),
+        click.option(
+            "--memory",
+            metavar="SIZE",
+            callback=bytes_of,
+            help="Hold no more memory than this, such as 1.5GiB; weights that do not fit are read from the file again "
+            "for each token. [default: all weights are in memory]",
         ),
         click.option("--threads", type=click.IntRange(1), help="[default: as many as compute best here]"),
         click.option(
@@ -58,5 +69,26 @@ def open_model(path: str | None, options: dict[str, Any], *, n_slots: int = 1, b
             backend=options["backend"],
             kv_type=options["kv_type"],
             n_slots=n_slots,
+            memory=options["memory"],
             on_progress=report,
         )
+
+
+def slots_within(path: str | None, options: dict[str, Any], most: int) -> int:
+    """How many slots to load a model with under --memory: 1 to `most`, with a quarter of the memory for their cache.
+
+    More answers at once share what is read from disk, but what their cache takes is not there for weights. Reads
+    headers only; raises as `open_model`.
+    """
+    from contextlib import closing
+
+    from ingle.engine.model import DEFAULT_CONTEXT, bundled_model, context_of
+    from ingle.models.checkpoint import open_checkpoint
+    from ingle.text import metadata_from_hf
+
+    asked = options["context"]
+    file = bundled_model() if path is None else path
+    with closing(open_checkpoint(file, asked or DEFAULT_CONTEXT, metadata_from_hf)) as checkpoint:
+        a_slot = checkpoint.spec.kv_bytes_per_token(options["kv_type"]) * context_of(checkpoint, asked)
+    memory: int = options["memory"]
+    return max(1, min(most, (memory - PROGRAM_BYTES) // 4 // a_slot))

@@ -30,6 +30,7 @@ _OF_MEASURING = (
     "threads",
     "kv_type",
     "backend",
+    "memory",
 )
 
 

@@ -144,9 +144,13 @@ def _said(name: str, value: object) -> str:
 
 def _open(path: str | None, options: dict[str, Any]) -> Model:
     """Load a model with as many slots as evaluating has use for."""
-    from ingle.cli.engine import open_model
-    from ingle.evaluate.batch import evaluate_slots
+    from ingle.cli.engine import open_model, slots_within
+    from ingle.evaluate.batch import MAX_SLOTS, evaluate_slots
 
+    if options["memory"] is not None:
+        if options["reference"] is not None:  # it is loaded after this one, within the whole
+            options = {**options, "memory": options["memory"] // 2}
+        return open_model(path, options, n_slots=slots_within(path, options, MAX_SLOTS))
     engine = {name: options[name] for name in ("context", "backend", "kv_type")}
     return open_model(path, options, n_slots=evaluate_slots(path, **engine))
 

@@ -35,10 +35,11 @@ def print_profile(profile: Profile, roof: Roof) -> None:
 
 
 def verdict(phase: PhaseWork, roof: Roof) -> str:
-    """What bounds a phase, and where the time above its floor went."""
+    """What bounds a phase, and where the time above its floor went; `waiting` is for weights on their way from disk."""
     works = phase.kinds.values()
     read_s, multiply_s = sum(map(roof.read_s, works)), sum(map(roof.multiply_s, works))
-    above = {kind: work.time_s - roof.floor_s(work) for kind, work in phase.kinds.items()} | {"rest": phase.rest_s}
+    above: dict[str, float] = {kind: work.time_s - roof.floor_s(work) for kind, work in phase.kinds.items()}
+    above |= {"waiting": phase.waited_s, "rest": phase.rest_s}
     # Below its floor is a block whose weights were still in a cache.
     worst = sorted((kind for kind in above if above[kind] > 0), key=lambda kind: -above[kind])
     spent = ", ".join(f"{kind} {above[kind] / phase.steps * 1e3:,.2f}" for kind in worst)
@@ -69,9 +70,10 @@ def _lines(phase: PhaseWork, roof: Roof) -> Iterator[str]:
             f"{floor_s / time_s:.0%}",
         ]
         yield _line(kind, cells)
-    rest_s = phase.rest_s
-    share = rest_s / phase.time_s if phase.time_s > 0 else 0.0
-    yield _line("rest", ["", f"{rest_s * 1e3:,.1f}", f"{share:.1%}", f"{rest_s / phase.steps * 1e3:,.3f}"])
+    for name, time_s in {"waiting": phase.waited_s, "rest": phase.rest_s}.items():
+        if time_s > 0 or name == "rest":
+            share = time_s / phase.time_s if phase.time_s > 0 else 0.0
+            yield _line(name, ["", f"{time_s * 1e3:,.1f}", f"{share:.1%}", f"{time_s / phase.steps * 1e3:,.3f}"])
 
 
 def _line(name: str, cells: list[str]) -> str:

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 from ingle.cli.console import notes, size
 
 if TYPE_CHECKING:
+    from ingle.cli.window import WindowUse
     from ingle.engine.model import Model
     from ingle.engine.token import Stats, Token
 
 __all__ = ["quantile", "report"]
 
 
-def report(model: Model, stats: Stats, tokens: Sequence[Token]) -> None:
-    """Print the numbers on stderr."""
+def report(model: Model, stats: Stats, tokens: Sequence[Token], use: WindowUse | None) -> None:
+    """Print the numbers on stderr. use: of the model's window, where it has one."""
     console = notes()
-    for name, value in lines(model, stats, tokens):
+    for name, value in [*lines(model, stats, tokens), *([] if use is None else use.lines(stats))]:
         console.print(f"[dim]{name + ':':<15}[/dim] {value}", markup=True)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingle.cli.engine import engine_options, open_model
+from ingle.cli.engine import engine_options, open_model, slots_within
 from ingle.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = ["command"]
 
 PACKAGES = ("fastapi", "uvicorn", "cryptography", "segno", "prometheus_client")
 LAN_REQUESTS_PER_MINUTE = 600
+SLOTS = 8
 
 
 def _refuse_key(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
@@ -71,7 +72,9 @@ def _refuse_key(context: click.Context, parameter: click.Parameter, value: str |
     help="Of one key from one address; 0 = no limit. [default: 0, with --lan 600]",
 )
 @click.option(
-    "--slots", type=click.IntRange(1), default=8, show_default=True, help="Answers that are computed at once."
+    "--slots",
+    type=click.IntRange(1),
+    help="Answers that are computed at once. [default: 8; with --memory as many as a quarter of it holds, up to 8]",
 )
 @click.option(
     "--max-queue", type=click.IntRange(1), default=64, show_default=True, help="Requests that may wait for a slot."
@@ -190,7 +193,10 @@ def _name(model: str | None) -> str:
 def _serve(model: str | None, plan: _Plan, options: dict[str, Any], stack: ExitStack) -> bool:
     """Load, answer until told to stop; gives whether every answer was whole."""
     settings = plan.settings
-    loaded = stack.enter_context(open_model(model, options, n_slots=options["slots"]))
+    n_slots = options["slots"]
+    if n_slots is None:
+        n_slots = SLOTS if options["memory"] is None else slots_within(model, options, SLOTS)
+    loaded = stack.enter_context(open_model(model, options, n_slots=n_slots))
 
     from ingle.cli.console import json_line, say
     from ingle.engine.scheduler import Scheduler
@@ -206,7 +212,7 @@ def _serve(model: str | None, plan: _Plan, options: dict[str, Any], stack: ExitS
 
     def on_ready() -> None:
         if options["as_json"]:
-            click.echo(json_line(_record(plan, loaded.context, options["slots"])))
+            click.echo(json_line(_record(plan, loaded.context, n_slots)))
             sys.stdout.flush()
         else:
             _show(plan, options["port"])

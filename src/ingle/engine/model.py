@@ -252,17 +252,19 @@ class Model:
         runner, _ = self._open_parts()
         with runner.lock:
             backend = runner.backend
-            profile = Profile(threads_of(backend))
+            window = self.window
+            waited = None if window is None else lambda: window.stats().waited_s
+            profile = Profile(threads_of(backend), waited=waited)
             runner.backend = Profiled(backend, profile, trace)
-            if trace is not None and hasattr(runner.weights, "trace"):
-                runner.weights.trace = trace
+            if window is not None:
+                window.trace = trace
         try:
             yield profile
         finally:
             with runner.lock:
                 runner.backend = backend
-                if trace is not None and hasattr(runner.weights, "trace"):
-                    runner.weights.trace = None
+                if window is not None:
+                    window.trace = None
                 profile.end()
 
     def close(self) -> None:

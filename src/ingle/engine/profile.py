@@ -57,18 +57,20 @@ class Work:
 class PhaseWork:
     """The steps of one phase: one `embed` each, with what follows it.
 
-    time_s: from the begin of each step to the begin of the next one.
+    time_s: from the begin of each step to the begin of the next one. waited_s: of it, for weights on their way from
+    disk; it is in no kind's time.
     """
 
     steps: int = 0
     rows: int = 0
     time_s: float = 0.0
+    waited_s: float = 0.0
     kinds: dict[Kind, Work] = field(default_factory=lambda: {kind: Work() for kind in KINDS})
 
     @property
     def rest_s(self) -> float:
         """What was spent outside of the blocks: sampling, text, Python, and whoever read the tokens."""
-        return max(0.0, self.time_s - sum(work.time_s for work in self.kinds.values()))
+        return max(0.0, self.time_s - self.waited_s - sum(work.time_s for work in self.kinds.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,29 +113,39 @@ class Profile:
     """What was computed since it was made, by phase: `prefill` (rows that follow each other in a slot), `decode` (one
     row, also the last one of a prompt), `decode together` (one row of each of several slots)."""
 
-    def __init__(self, threads: int, clock: Callable[[], float] = perf_counter) -> None:
-        """threads: how many the backend computes with."""
+    def __init__(
+        self, threads: int, clock: Callable[[], float] = perf_counter, waited: Callable[[], float] | None = None
+    ) -> None:
+        """threads: how many the backend computes with. waited: seconds that were waited for weights so far, ever."""
         self.threads = threads
         self.phases: dict[PhaseName, PhaseWork] = {}
         self.clock = clock
+        self.waited = waited
         self._began = clock()
+        self._waited_s = 0.0 if waited is None else waited()
         self._phase: PhaseWork | None = None
 
     def begin_step(self, name: PhaseName, rows: int, began: float) -> PhaseWork:
         """A step begins at `began`, and ends the one before; time before the first step counts as the first's."""
         phase = self.phases.setdefault(name, PhaseWork())
-        (self._phase or phase).time_s += began - self._began
-        self._phase, self._began = phase, began
+        self._close(self._phase or phase, began)
+        self._phase = phase
         phase.steps += 1
         phase.rows += rows
         return phase
 
     def end(self) -> None:
         """The last step ends now. May be called again after further steps."""
-        now = self.clock()
-        if self._phase is not None:
-            self._phase.time_s += now - self._began
+        self._close(self._phase or PhaseWork(), self.clock())
+
+    def _close(self, phase: PhaseWork, now: float) -> None:
+        """What passed until now is the phase's."""
+        phase.time_s += now - self._began
         self._began = now
+        if self.waited is not None:
+            waited_s = self.waited()
+            phase.waited_s += waited_s - self._waited_s
+            self._waited_s = waited_s
 
     @property
     def bytes_per_step(self) -> int:
@@ -141,9 +153,13 @@ class Profile:
         phases = self.phases.values()
         return max((sum(w.n_bytes for w in phase.kinds.values()) // phase.steps for phase in phases), default=0)
 
-    def roof(self) -> Roof:
-        """What the processor can do with this many bytes and threads; measured now, see `Roof.measure`."""
-        return Roof.measure(self.bytes_per_step, self.threads)
+    def roof(self, most_bytes: int | None = None) -> Roof:
+        """What the processor can do with this many bytes and threads; measured now, see `Roof.measure`.
+
+        most_bytes: memory that measuring may take.
+        """
+        n_bytes = self.bytes_per_step
+        return Roof.measure(n_bytes if most_bytes is None else min(n_bytes, most_bytes), self.threads)
 
     def as_dict(self, roof: Roof) -> dict[str, Any]:
         """All numbers by their names, for JSON."""
@@ -157,6 +173,7 @@ def _phase_dict(phase: PhaseWork, roof: Roof) -> dict[str, Any]:
         "rows": phase.rows,
         "time_s": phase.time_s,
         "floor_s": sum(roof.floor_s(work) for work in phase.kinds.values()),
+        "waited_s": phase.waited_s,
         "rest_s": phase.rest_s,
         "kinds": kinds,
     }
@@ -182,6 +199,7 @@ class Profiled:
         self._attention: dict[int, tuple[int, int]] = {}  # by window: operations, bytes of the cache
         self._feed_forward_operations = 0
         self._experts = 1, 1  # of a mixture: how many were read at most, of how many
+        self._waits = profile.waited if spec.experts is not None else None  # experts are waited for inside of the verb
 
     @property
     def name(self) -> str:
@@ -241,9 +259,12 @@ class Profiled:
         work.kv_bytes += kv_bytes
 
     def feed_forward(self, block: Any, state: Any, pass_index: int) -> None:
+        waited_s = 0.0 if self._waits is None else self._waits()
         began = self._clock()
         self._inner.feed_forward(block, state, pass_index)
         ended = self._clock()
+        if self._waits is not None:
+            self._kinds["feed_forward"].time_s -= self._waits() - waited_s
         if self._trace is not None:
             self._trace.add("compute", f"feed_forward {pass_index}", began, ended)
         work = self._kinds["feed_forward"]

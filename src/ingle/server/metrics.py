@@ -30,6 +30,7 @@ from ingle import __version__
 from ingle.engine.memory import peak_bytes
 from ingle.engine.scheduler import Job
 from ingle.engine.token import Token
+from ingle.engine.window import WindowStats
 from ingle.server.asgi import App, Message, Receive, Scope, Send
 from ingle.server.served import Served
 
@@ -145,6 +146,9 @@ class Metrics(Collector):
         ):
             yield CounterMetricFamily(f"ingle_{name}", text, total)
 
+        if model.window is not None:
+            yield from _of_window(model.window.stats())
+
     def _of_answers(self) -> Iterator[Metric]:
         hits = "Answers whose prompt began with something that was in the cache."
         yield CounterMetricFamily("ingle_prefix_cache_hits", hits, self._cache_hits)
@@ -180,6 +184,29 @@ class Metrics(Collector):
         for code, n in self._refused.items():
             refused.add_metric([code], n)
         yield refused
+
+
+def _of_window(stats: WindowStats) -> Iterator[Metric]:
+    """What a model that memory does not hold keeps of its weights, and reads again."""
+    for name, text, value in (
+        ("pinned_bytes", "Weights that stay in memory.", stats.pinned_bytes),
+        ("ring_bytes", "Memory through which the other weights go.", stats.ring_bytes),
+        ("experts_bytes", "Memory for experts of a mixture.", stats.experts_bytes),
+        (
+            "streamed_bytes",
+            "What is read for each call of the model, of a mixture without experts.",
+            stats.streamed_bytes,
+        ),
+    ):
+        yield GaugeMetricFamily(f"ingle_window_{name}", text, value)
+    for name, text, total in (
+        ("read_bytes", "Read from the model's file.", stats.read_bytes),
+        ("reading_seconds", "Time in which something was read.", stats.reading_s),
+        ("waited_seconds", "Time that computing stood still until something was read.", stats.waited_s),
+        ("expert_hits", "Experts that were in memory when they were chosen.", stats.expert_hits),
+        ("expert_misses", "Experts that were read when they were chosen.", stats.expert_misses),
+    ):
+        yield CounterMetricFamily(f"ingle_window_{name}", text, total)
 
 
 class Watch:
