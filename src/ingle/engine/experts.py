@@ -100,6 +100,8 @@ class Experts:
             if n_under_way >= AHEAD:
                 return
             place = self._place_for(wanted)
+            if place is None and key == keys[0]:  # all that is there is wanted later: what is wanted last, goes
+                place = next(p for p in reversed(self._places_of(keys)) if p.load is None)
             if place is None:
                 return
             if place.key is not None:
