@@ -31,18 +31,26 @@ class Need:
 
 
 def need(
-    spec: Spec, weights_bytes: int, context: int, n_slots: int = 1, kv_type: KVType = "f16", chunk: int = 512
+    spec: Spec,
+    weights_bytes: int,
+    context: int,
+    n_slots: int = 1,
+    kv_type: KVType = "f16",
+    chunk: int = 512,
+    logit_rows: int = 1,
 ) -> Need:
-    """What a model will take at a context. weights_bytes: as the backend holds them."""
+    """What a model will take at a context. weights_bytes: as the backend holds them. chunk: the most rows of a call;
+    logit_rows: of which logits are asked for, which whoever asks may copy some times.
+    """
     rows = min(chunk, context)
     wide, narrow = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
     n_ff = spec.n_ff if spec.experts is None else spec.experts.n_ff
     # Residual, delta, normed; queries and heads; keys and values; gate and up. Then the same rounded for the matrices
-    # that read them, and what experts gather. Logits: of a chunk's last row.
+    # that read them, and what experts gather.
     values = 3 * spec.n_embd + 2 * wide + 2 * narrow + 2 * n_ff
     inputs = spec.n_embd + max(wide, n_ff)
     experts = 2 * spec.n_embd + spec.experts.n_experts if spec.experts is not None else 0
-    buffers = 4 * (rows * (values + inputs + experts) + 2 * spec.n_vocab)
+    buffers = 4 * (rows * (values + inputs + experts) + 4 * logit_rows * spec.n_vocab)
     return Need(weights_bytes, spec.kv_bytes_per_token(kv_type) * context * n_slots, buffers)
 
 

@@ -292,6 +292,7 @@ def load(
     kv_type: KVType = "f16",
     n_slots: int | None = None,
     memory: int | None = None,
+    logit_rows: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Load a model into memory, or as much of it as `memory` allows.
@@ -303,12 +304,19 @@ def load(
     n_slots: how many sequences can be in the cache at once; None = up to 4, as many as 256 MiB hold, at least one.
     memory: bytes that this process may hold, with the interpreter and all: what does not fit is read from the file
     again for each step, see `ingle.engine.window`. The tokens are the same. None = the whole model is in memory.
+    logit_rows: with `memory`, of so many rows of a step logits will be asked for; None = one for each slot.
     on_progress(done, total): called after each loaded block; what it raises ends the loading.
 
     Raises ModelFileError for a file that cannot be used, ContextError for a context larger than the model's,
     MemoryLimitError when it will not fit, UsageError for other arguments that cannot be.
     """
-    for name, value in (("context", context), ("threads", threads), ("n_slots", n_slots), ("memory", memory)):
+    for name, value in (
+        ("context", context),
+        ("threads", threads),
+        ("n_slots", n_slots),
+        ("memory", memory),
+        ("logit_rows", logit_rows),
+    ):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise UsageError(f"{name} is {value!r}; expected a whole number of 1 or more.")
     if kv_type not in get_args(KVType):
@@ -317,7 +325,7 @@ def load(
         bundled_model() if path is None else path, context or DEFAULT_CONTEXT, metadata_from_hf
     )
     try:
-        return _load(checkpoint, context, threads, backend, kv_type, n_slots, memory, on_progress)
+        return _load(checkpoint, context, threads, backend, kv_type, n_slots, memory, logit_rows, on_progress)
     except BaseException:
         checkpoint.source.close()
         raise
@@ -336,6 +344,7 @@ def _load(
     kv_type: KVType,
     n_slots: int | None,
     limit: int | None,
+    logit_rows: int | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> Model:
     spec, source = checkpoint.spec, checkpoint.source
@@ -344,7 +353,8 @@ def _load(
         room = SLOTS_BYTES if limit is None else min(SLOTS_BYTES, limit // 16)
         n_slots = max(1, min(MAX_SLOTS, room // (spec.kv_bytes_per_token(kv_type) * context)))
     chunk = chunk_rows(spec)
-    need = memory.need(spec, weights_bytes(checkpoint, backend_name), context, n_slots, kv_type, chunk)
+    whole = weights_bytes(checkpoint, backend_name)
+    need = memory.need(spec, whole, context, n_slots, kv_type, chunk, logit_rows or n_slots)
     if limit is None:
         memory.check(need, context, n_slots)
     tokenizer = Tokenizer.from_metadata(source.metadata)  # before the weights: its errors should not take minutes
