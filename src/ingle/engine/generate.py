@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["CHUNK", "Answer", "Generation", "Progress", "Request", "Writer", "chunk_rows"]
 
 CHUNK = 512  # most rows of a prompt that are computed in one call: more make nothing faster
-CHUNK_OPERATIONS = 2e12  # about so many multiplications and additions in one call: Ctrl-C is heard between calls
+CHUNK_OPERATIONS = 2e12  # about so many multiplications and additions in one call: progress is told between calls
+LEAST_CHUNK = 256  # rows, however many that are: computing these takes longer than reading a model from a disk
 
 Progress = Callable[[int, int], None]  # (prompt tokens done, prompt tokens in all)
 
@@ -217,7 +218,7 @@ def chunk_rows(spec: Spec) -> int:
     heads = 2 * (spec.n_heads + spec.n_kv_heads) * spec.head_dim
     n_ff = spec.experts.n_used * spec.experts.n_ff if spec.experts else spec.n_ff
     weights = spec.n_passes * spec.n_embd * (heads + (3 if spec.gated else 2) * n_ff)
-    return min(CHUNK, max(64, int(CHUNK_OPERATIONS / (2 * weights)) // 64 * 64))
+    return min(CHUNK, max(LEAST_CHUNK, int(CHUNK_OPERATIONS / (2 * weights)) // 64 * 64))
 
 
 def _prefill(
