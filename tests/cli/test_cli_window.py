@@ -60,6 +60,18 @@ def test_lines_for_people() -> None:
     }
 
 
+def test_the_floor_is_of_decoding_where_there_was_some() -> None:
+    """A prompt's chunk takes the processor from those who read."""
+    first = replace(BEFORE, read_bytes=NOW.read_bytes - 10 * 512 * MIB, reading_s=NOW.reading_s - 2.0, passes=4)
+    use = WindowUse.between(BEFORE, NOW, first)
+    assert use.floor_s == pytest.approx(0.2)
+    assert use.disk_bytes_per_s == 11 * 128 * MIB
+    assert told(use)["floor"] == "0.200 s a token for reading; a token took 0.500 s, the floor is 40% of it"
+    assert "decoding" not in use.as_dict(STATS)
+    only = WindowUse.between(BEFORE, NOW, NOW)  # the first token was the last
+    assert only.floor_s == pytest.approx(4 / 11)
+
+
 def test_where_all_stays_nothing_is_said_of_a_disk() -> None:
     use = WindowUse.between(BEFORE, replace(NOW, ring_bytes=0, streamed_bytes=0, read_bytes=5, reading_s=1.0))
     assert told(use) == {"window": "all 600.0 MiB of weights stay in memory; nothing is read from disk"}

@@ -257,6 +257,25 @@ def test_numbers_and_trace_tell_of_waiting_and_reading(checkpoint: Checkpoint) -
     runner.close()
 
 
+def test_matrices_that_are_done_after_later_ones_are_counted_too(checkpoint: Checkpoint) -> None:
+    """One loader is still at a matrix when others have the next ones."""
+    runner, window, backend = opened(checkpoint)
+    backend.fail = lambda name: time.sleep(0.02 if name.endswith("attn_q.weight") else 0)
+    window.trace = trace = Trace()
+    answer(runner)
+    runner.close()
+    counted: Counter[str] = Counter()
+    for event in trace.events:
+        if event.kind == "read" and event.details:
+            counted[event.name] += cast(int, event.details["n_bytes"])
+    headers = checkpoint.source.headers
+    for layer in range(4):
+        name = f"blk.{layer}.attn_q.weight"
+        assert backend.reads.count(name) >= 5
+        assert counted[name] == backend.reads.count(name) * headers[name].n_bytes
+    assert window.stats().read_bytes >= sum(counted.values())
+
+
 def test_a_closed_window_gives_nothing_and_a_dropped_one_leaves_no_thread(checkpoint: Checkpoint) -> None:
     runner, window, _ = opened(checkpoint)
     assert loaders()

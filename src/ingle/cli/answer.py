@@ -49,6 +49,7 @@ def answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any]
             with watch, generation:
                 for token in generation:
                     reading.close()
+                    watch.token()
                     tokens.append(token)
                     if writer is not None:
                         writer.write(token.text, token.token_id)

@@ -132,6 +132,7 @@ class Conversation:
                 self._last = answer, tokens, watch
                 for token in answer:
                     reading.close()
+                    watch.token()
                     tokens.append(token)
                     writer.write(token.text, token.token_id)
         except KeyboardInterrupt:

@@ -16,9 +16,15 @@ if TYPE_CHECKING:
 __all__ = ["WindowUse", "WindowWatch"]
 
 
+_SIZES = ("pinned_bytes", "ring_bytes", "experts_bytes", "streamed_bytes")  # which do not add up
+
+
 @dataclass(frozen=True, slots=True)
 class WindowUse:
-    """A window during an answer; the names are those of `WindowStats`, and what it counts is of the answer alone."""
+    """A window during an answer; the names are those of `WindowStats`, and what it counts is of the answer alone.
+
+    decoding: the same from the first token on; None where there was none.
+    """
 
     pinned_bytes: int
     ring_bytes: int
@@ -30,17 +36,14 @@ class WindowUse:
     passes: int
     expert_hits: int
     expert_misses: int
+    decoding: WindowUse | None = None
 
     @staticmethod
-    def between(before: WindowStats, now: WindowStats) -> WindowUse:
-        """What came to what there was `before`."""
-        sizes = ("pinned_bytes", "ring_bytes", "experts_bytes", "streamed_bytes")
-        return WindowUse(
-            **{
-                field.name: getattr(now, field.name) - (0 if field.name in sizes else getattr(before, field.name))
-                for field in fields(WindowUse)
-            }
-        )
+    def between(before: WindowStats, now: WindowStats, first: WindowStats | None = None) -> WindowUse:
+        """What came to what there was `before`. first: when there was the first token."""
+        names = [field.name for field in fields(WindowUse) if field.name != "decoding"]
+        counts = {name: getattr(now, name) - (0 if name in _SIZES else getattr(before, name)) for name in names}
+        return WindowUse(**counts, decoding=None if first is None else WindowUse.between(first, now))
 
     @property
     def disk_bytes_per_s(self) -> float | None:
@@ -53,16 +56,19 @@ class WindowUse:
 
         Of a mixture, what was read for a pass on average: which experts a token needs is not known beforehand.
         """
-        mixture = self.expert_hits + self.expert_misses > 0
-        n_bytes = self.read_bytes / max(1, self.passes) if mixture else self.streamed_bytes
-        rate = self.disk_bytes_per_s
+        use = self if self.decoding is None or not self.decoding.passes else self.decoding
+        mixture = use.expert_hits + use.expert_misses > 0
+        n_bytes = use.read_bytes / max(1, use.passes) if mixture else use.streamed_bytes
+        rate = use.disk_bytes_per_s
         return n_bytes / rate if n_bytes and rate else None
 
     def as_dict(self, stats: Stats) -> dict[str, Any]:
         """All numbers by their names, for JSON. stats: of the answer."""
         took_s = stats.prefill_s + stats.decode_s
+        known = asdict(self)
+        del known["decoding"]
         return {
-            **asdict(self),
+            **known,
             "disk_bytes_per_s": self.disk_bytes_per_s,
             "waited_share": min(1.0, self.waited_s / took_s) if took_s > 0 else None,
             "floor_s_per_token": self.floor_s,
@@ -102,14 +108,20 @@ class WindowWatch:
 
     def __init__(self, model: Model) -> None:
         self._window = model.window
+        self._first: WindowStats | None = None
         self.use: WindowUse | None = None
 
     def __enter__(self) -> WindowWatch:
         self._before = None if self._window is None else self._window.stats()
         return self
 
+    def token(self) -> None:
+        """There is a token."""
+        if self._window is not None and self._first is None:
+            self._first = self._window.stats()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._window is not None and self._before is not None:
-            self.use = WindowUse.between(self._before, self._window.stats())
+            self.use = WindowUse.between(self._before, self._window.stats(), self._first)

@@ -38,7 +38,7 @@ class Load:
         self.cancelled = False
         self.n_helpers = 0  # threads that are reading for it
         self.has_pieces = False  # the newest matrix has pieces that nobody has begun
-        self.n_counted = 0  # matrices whose bytes are counted as read
+        self.counted: set[int] = set()  # matrices whose bytes are counted as read
 
     @property
     def begun(self) -> bool:
@@ -193,8 +193,8 @@ class Loaders:
                 if error is not None and load.error is None:
                     load.error = error
                 n_bytes = 0
-                if reading.done and (n := load.readings.index(reading) + 1) > load.n_counted:
-                    load.n_counted = n
+                if reading.done and (index := load.readings.index(reading)) not in load.counted:
+                    load.counted.add(index)
                     self.read_bytes += (n_bytes := reading.file_bytes)
                 if load.idle:
                     self.changed.notify_all()
