@@ -96,7 +96,7 @@ def test_every_cache_and_number_of_threads(tmp_path: Path, name: str, kv_type: K
     check(in_file(tmp_path, SPECS[name], biases=name == "falcon"), kv_type, threads)
 
 
-@pytest.mark.parametrize("type", sorted(QUANTIZABLE_TYPES), ids=lambda type: type.name)
+@pytest.mark.parametrize("type", sorted(QUANTIZABLE_TYPES, key=lambda type: type.id), ids=lambda type: type.name)
 @pytest.mark.parametrize("mixture", [False, True])
 def test_every_type_of_tensor(tmp_path: Path, type: TensorType, mixture: bool) -> None:
     experts = Experts(4, 2, 256) if mixture else None

@@ -41,7 +41,7 @@ def open_window(checkpoint: Checkpoint, backend: Streaming) -> Window:
             at = [(first + 1, last + 1) for first, last in at]
             units.append(Unit(f"feed_forward {layer}", backend.stream_feed_forward(tensors), tuple(at)))
     n_blocks = 2 * spec.n_passes
-    slices = _slices(checkpoint, backend, min(unit.n_bytes for unit in units))
+    slices = _slices(checkpoint, backend, max(max(unit.source.sizes) for unit in units))
     units += [Unit(f"logits {i}", source, ((n_blocks + i, n_blocks + i),)) for i, source in enumerate(slices)]
 
     loaders = Loaders()
@@ -111,11 +111,11 @@ def _runs(schedule: tuple[int, ...]) -> dict[int, list[tuple[int, int]]]:
     return runs
 
 
-def _slices(checkpoint: Checkpoint, backend: Streaming, smallest: int) -> list[BlockSource]:
-    """The output matrix in slices about as large as the smallest block: so they fill what others leave."""
+def _slices(checkpoint: Checkpoint, backend: Streaming, longest: int) -> list[BlockSource]:
+    """The output matrix in slices no larger than the longest of the other matrices: the ring must have room for one."""
     tensors = checkpoint.output()
     n_vocab = checkpoint.spec.n_vocab
     n_bytes = sum(backend.stream_output(tensors, 0, n_vocab).sizes)
-    n = max(1, n_bytes // max(LEAST_SLICE_BYTES, smallest))
+    n = -(-n_bytes // max(LEAST_SLICE_BYTES, longest))
     rows = -(-n_vocab // (n * SLICE_ROWS)) * SLICE_ROWS
     return [backend.stream_output(tensors, start, min(start + rows, n_vocab)) for start in range(0, n_vocab, rows)]
