@@ -14,6 +14,9 @@ SHAPES = {
     "mobilellm-350m": "MobileLLM-350M",
     "tinyllama-1.1b": "TinyLlama-1.1B",
     "llama-3.2-1b": "Llama-3.2-1B",
+    "llama-2-7b": "Llama-2-7B",
+    "llama-2-70b": "Llama-2-70B",
+    "olmoe-1b-7b": "OLMoE-1B-7B",
 }
 # How many times as fast as the peer we mean to be.
 DECODE_GOALS = {
@@ -91,7 +94,7 @@ def goal(file: File, cell: Cell, work: str) -> float | None:
 
 def shares_judged(file: File, cell: Cell) -> bool:
     """Whether decode should have SHARE_GOAL of the bandwidth: the known shapes from 350M up."""
-    return cell.isa == NATIVE and file.shape in SHAPES and file.shape != "mobilellm-125m"
+    return cell.isa == NATIVE and file.shape in PREFILL_GOALS and file.shape != "mobilellm-125m"
 
 
 def median(found: Sequence[float]) -> float | None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -95,7 +96,7 @@ def measure_floor(path: str, threads: int, n_bytes: int) -> Run:
 
 
 def describe_file(path: str) -> dict[str, Any]:
-    """What `engine_results.File` says of a GGUF file of a dense model."""
+    """What `engine_results.File` says of a GGUF file. Of a mixture a token reads as many experts as it uses."""
     from make_shape import SHAPES
 
     from ingle.gguf import FileType, open_gguf
@@ -110,7 +111,9 @@ def describe_file(path: str) -> dict[str, Any]:
         shapes = {(s.layers, s.width, s.vocabulary): name for name, s in SHAPES.items()}
         tied = "output.weight" not in tensors
         read = {name: t for name, t in tensors.items() if tied or name != "token_embd.weight"}  # but for one row of it
-        weights = {name: t.shape[0] * t.shape[1] for name, t in read.items() if len(t.shape) == 2}
+        used = data.get_int(f"{arch}.expert_used_count", 1) / data.get_int(f"{arch}.expert_count", 1)
+        share = {name: used if len(t.shape) == 3 else 1 for name, t in read.items()}
+        weights = {name: int(share[name] * math.prod(t.shape)) for name, t in read.items() if len(t.shape) > 1}
         try:
             kind = FileType(data.get_int("general.file_type", -1)).name
         except ValueError:
@@ -121,7 +124,7 @@ def describe_file(path: str) -> dict[str, Any]:
             "shape": shapes.get(size) or data.get_str("general.name", Path(path).stem),
             "type": kind,
             "context": data.get_int(f"{arch}.context_length"),
-            "bytes_per_token": sum(t.n_bytes for t in read.values()),
+            "bytes_per_token": sum(int(share[name] * t.n_bytes) for name, t in read.items()),
             "weights_per_token": sum(weights.values()),
             "block_weights": sum(n for name, n in weights.items() if name.startswith("blk.")),
             "attention_width": n_layers * n_heads * head_width,

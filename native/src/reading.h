@@ -24,9 +24,7 @@ struct Stored {
 
 class Reading {
  public:
-  // Bytes of the file that a thread reads, then rearranges. Half as many cost a tenth more time of a processor; twice as
-  // many are no faster with four threads.
-  static constexpr size_t kPiece = 1 << 20;
+  static constexpr size_t kPiece = 512 << 10;  // bytes of the file that a thread reads, then rearranges
 
   // Throws BackendError where the bytes are not those of such a matrix, or it does not fit into the room at byte `at`,
   // a multiple of 64; UnsupportedError for a type or a k without kernels. Nothing is read or written yet.

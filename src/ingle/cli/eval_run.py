@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +46,6 @@ class Run:
             say(f"{self.out} has {len(jobs) - len(todo)} of {len(jobs)} tasks already.")
         if not todo:
             return
-        if self.options["memory"] is not None:
-            _import_first(todo)
         try:
             with _open(self.model, self.options) as model, EvalView(len(todo)) as view:
                 for job in todo:
@@ -144,12 +140,6 @@ class Run:
 
 def _said(name: str, value: object) -> str:
     return f"no {name} given" if value is None else f"{name} {value}"
-
-
-def _import_first(jobs: Sequence[Job]) -> None:
-    """Import what tasks need before the model, which is given what that leaves of --memory."""
-    if any("lm_eval" in job.packages for job in jobs):
-        import_module("lm_eval.evaluator")
 
 
 def _open(path: str | None, options: dict[str, Any]) -> Model:
