@@ -1,0 +1,205 @@
+"""What a limit on memory leaves for weights, who is refused, and what happens when memory runs out or is taken away."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ingle
+import toys
+from ingle.engine import budget, memory
+from ingle.engine.budget import Relief
+from ingle.engine.model import Model
+from ingle.errors import MemoryLimitError, UnsupportedError, UsageError
+
+MIB = 1 << 20
+PROCESS = 50 * MIB
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return toys.toy_gguf(tmp_path / "toy.gguf", n_layers=6, n_embd=256)  # 8 MiB of blocks
+
+
+@pytest.fixture(autouse=True)
+def a_small_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "resident_bytes", lambda: PROCESS)
+    monkeypatch.setattr(budget, "available_bytes", lambda: 1 << 30)
+
+
+def load(path: Path, limit: int | None, **options: int) -> Model:
+    return ingle.load(path, memory=limit, threads=1, n_slots=1, **options)
+
+
+def least(path: Path) -> int:
+    """What the refusal of a limit says would do."""
+    with pytest.raises(MemoryLimitError) as caught:
+        load(path, MIB)
+    found = re.search(r"does not run in 1\.0 MiB; (\d+)MiB would do", str(caught.value))
+    assert found is not None, caught.value
+    return int(found[1]) * MIB
+
+
+@pytest.fixture
+def limited(path: Path) -> Iterator[Model]:
+    with load(path, least(path)) as model:
+        yield model
+
+
+def answer(model: Model) -> list[int]:
+    return [token.token_id for token in model.generate("the end of", max_tokens=8, temperature=0, ignore_eos=True)]
+
+
+def test_the_least_that_a_refusal_names_is_enough_and_less_is_not(path: Path) -> None:
+    enough = least(path)
+    with load(path, None) as model:
+        expected = answer(model)
+        assert model.window is None
+    with load(path, enough) as model:
+        assert answer(model) == expected
+        assert model.window is not None
+        assert model.weights_bytes == model.window.stats().held_bytes < 4 * MIB
+    with pytest.raises(MemoryLimitError, match="would do"):
+        load(path, enough - 2 * MIB)
+
+
+def test_the_parts_of_a_refusal_add_up(path: Path) -> None:
+    with pytest.raises(MemoryLimitError) as caught:
+        load(path, MIB)
+    said = str(caught.value)
+    parts = [float(n) for n in re.findall(r"([\d.]+) MiB (?:for|would)", said)]
+    assert len(parts) == 4, said
+    assert parts[0] == (PROCESS + budget.RESERVE_BYTES) / MIB
+    assert 0 <= least(path) / MIB - sum(parts) < 1.2
+
+
+def test_more_context_leaves_less_for_weights(path: Path) -> None:
+    with load(path, 70 * MIB, context=256) as long, load(path, 70 * MIB, context=32) as short:
+        assert long.weights_bytes < short.weights_bytes
+        assert answer(long) == answer(short)
+
+
+def test_a_limit_that_everything_fits_in_streams_nothing(path: Path) -> None:
+    with load(path, 900 * MIB) as model, load(path, None) as whole:
+        assert model.window is not None
+        assert model.window.linked is not None
+        assert model.window.stats().streamed_bytes == 0
+        assert answer(model) == answer(whole)
+
+
+def test_a_limit_above_what_is_free_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "available_bytes", lambda: 4 * MIB)
+    with pytest.raises(MemoryLimitError, match=r"and only 4\.0 MiB are free"):
+        load(path, 900 * MIB)
+
+
+def test_the_limit_may_be_changed_while_answering(limited: Model, path: Path) -> None:
+    with load(path, None) as whole:
+        expected = answer(whole)
+    said = []
+    limits = iter([72, 64, 900, 63, 900])
+    for token in limited.generate("the end of", max_tokens=8, temperature=0, ignore_eos=True):
+        said.append(token.token_id)
+        if (limit := next(limits, None)) is not None:
+            try:
+                limited.limit_memory(limit * MIB)
+            except MemoryLimitError:
+                assert limit < 70
+    assert said == expected
+    assert limited.window is not None
+    assert limited.window.stats().streamed_bytes == 0
+
+
+def test_a_limit_too_low_changes_nothing(limited: Model) -> None:
+    assert limited.window is not None
+    before = limited.window.plan
+    with pytest.raises(MemoryLimitError, match="would do"):
+        limited.limit_memory(MIB)
+    assert limited.window.plan == before
+    answer(limited)
+
+
+def test_a_model_that_was_loaded_whole_has_no_limit_to_change(path: Path) -> None:
+    with load(path, None) as model, pytest.raises(UsageError, match="loaded whole"):
+        model.limit_memory(900 * MIB)
+
+
+def test_the_reference_keeps_everything(path: Path) -> None:
+    with pytest.raises(UsageError, match="for the native backend"):
+        ingle.load(path, memory=900 * MIB, backend="reference")
+
+
+@pytest.mark.parametrize("memory", [0, -1, True, 1.5, "1GiB"])
+def test_what_is_no_limit(path: Path, memory: object) -> None:
+    with pytest.raises(UsageError, match="memory is"):
+        ingle.load(path, memory=memory)  # type: ignore[arg-type]
+
+
+def test_when_memory_runs_out_some_is_given_back_and_the_answer_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Relief, "EVERY_S", 0.0)
+    free = {"bytes": 1 << 30}
+    monkeypatch.setattr(budget, "available_bytes", lambda: free["bytes"])
+    with load(path, None) as whole:
+        expected = answer(whole)
+    with load(path, 900 * MIB) as model:
+        assert model.window is not None
+        held = model.window.stats().held_bytes
+        said = []
+        with caplog.at_level(logging.WARNING):
+            for token in model.generate("the end of", max_tokens=8, temperature=0, ignore_eos=True):
+                said.append(token.token_id)
+                if token.index == 2:
+                    assert not caplog.records
+                    free["bytes"] = 2 * Relief.LOW_BYTES - 3 * MIB
+                if token.index == 3:
+                    assert not caplog.records  # low, but not too low
+                    free["bytes"] = Relief.LOW_BYTES - 1
+        assert said == expected
+        assert model.window.stats().held_bytes < held
+        assert "Memory is running out" in caplog.text
+        n_told = len(caplog.records)
+        answer(model)  # nothing is left to give: nothing more is said
+        assert len(caplog.records) == n_told
+
+
+def test_memory_is_looked_at_once_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    monkeypatch.setattr(budget, "available_bytes", lambda: looks.append(1) or 1 << 30)
+    times = [0.0, 0.5, 0.9, 1.1, 1.2, 2.2]
+    relief = Relief(iter(times).__next__)
+    with load(path, 900 * MIB) as model:
+        assert model.window is not None
+        looks.clear()
+        for _ in times:
+            relief(model.window)
+    assert len(looks) == 3
+
+
+def test_directories_are_to_be_converted_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from ingle.models.checkpoint import Checkpoint
+
+    whole = Checkpoint.attention
+    monkeypatch.setattr(
+        Checkpoint,
+        "attention",
+        lambda self, layer: {role: replace(t, stored=None) for role, t in whole(self, layer).items()},
+    )
+    with pytest.raises(UnsupportedError, match="convert it to GGUF first"):
+        load(path, 900 * MIB)
+
+
+def test_buffers_are_counted_for_what_is_asked() -> None:
+    from backends.decoders import spec_of
+
+    spec = spec_of(n_vocab=1000)
+    one = memory.need(spec, 0, 64).buffers_bytes
+    assert memory.need(spec, 0, 64, logit_rows=9).buffers_bytes - one == 8 * 16 * 1000
+    assert memory.need(spec, 0, 32).buffers_bytes < one
