@@ -54,7 +54,7 @@ def test_the_numbers_are_of_the_answer_alone() -> None:
 
 def test_lines_for_people() -> None:
     assert told(WindowUse.between(BEFORE, NOW)) == {
-        "window": "600.0 MiB of weights stay in memory, 512.0 MiB are read for each token, through 64.0 MiB",
+        "window": "600.0 MiB of weights stay in memory, 512.0 MiB are read for each token through 64.0 MiB",
         "disk": "5.50 GiB read at 1.38 GiB/s; 25% of the answer's time was waiting for it",
         "floor": "0.364 s a token for reading; a token took 0.500 s, the floor is 73% of it",
     }
@@ -91,8 +91,8 @@ def test_an_answer_that_never_came_to_a_token() -> None:
 def test_a_mixture_has_experts() -> None:
     now = replace(NOW, experts_bytes=200 * MIB, streamed_bytes=0, expert_hits=30, expert_misses=10)
     use = WindowUse.between(BEFORE, now)
-    assert told(use)["window"].endswith(
-        "through 64.0 MiB, and experts through 200.0 MiB, which had 75% of those asked for"
+    assert told(use)["window"] == (
+        "600.0 MiB of weights stay in memory; experts go through 200.0 MiB, which had 75% of those asked for"
     )
     # What a token needs is not known beforehand: what was read on average is.
     assert use.floor_s == pytest.approx(4 / 11)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,9 +14,10 @@ from ingle.cli.sizes import bytes_of
 if TYPE_CHECKING:
     from ingle.engine.model import Model
 
-__all__ = ["engine_options", "open_model", "slots_within"]
+__all__ = ["cache_within", "engine_options", "open_model"]
 
 PROGRAM_BYTES = 128 << 20  # about what the interpreter, the libraries and a tokenizer take
+LEAST_CONTEXT = 256  # with less there is no use in an answer
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -49,7 +51,8 @@ def engine_options(command: Command) -> Command:
             "-c",
             "--context",
             type=click.IntRange(1),
-            help="Tokens that prompt and answer have together. [default: the model's, at most 4096]",
+            help="Tokens that prompt and answer have together. [default: the model's, at most 4096; in run and serve "
+            "also what a quarter of --memory holds]",
         ),
     ):
         command = option(command)
@@ -74,21 +77,31 @@ def open_model(path: str | None, options: dict[str, Any], *, n_slots: int = 1, b
         )
 
 
-def slots_within(path: str | None, options: dict[str, Any], most: int) -> int:
-    """How many slots to load a model with under --memory: 1 to `most`, with a quarter of the memory for their cache.
+def cache_within(path: str | None, options: dict[str, Any], most_slots: int) -> tuple[dict[str, Any], int]:
+    """The options with a --context, and a number of slots up to `most_slots`, for which the cache takes a quarter of
+    --memory; without --memory, as they are.
 
-    More answers at once share what is read from disk, but what their cache takes is not there for weights. Reads
-    headers only; raises as `open_model`.
+    What keys and values take is not there for weights, which are then read more often; but answers at once share what
+    is read. A context that was asked for stays. Reads headers only; raises as `open_model`.
     """
     from contextlib import closing
 
+    from ingle.cli.console import say
     from ingle.engine.model import DEFAULT_CONTEXT, bundled_model, context_of
     from ingle.models.checkpoint import open_checkpoint
     from ingle.text import metadata_from_hf
 
-    asked = options["context"]
+    memory: int | None = options["memory"]
+    if memory is None:
+        return options, most_slots
+    asked: int | None = options["context"]
     file = bundled_model() if path is None else path
     with closing(open_checkpoint(file, asked or DEFAULT_CONTEXT, metadata_from_hf)) as checkpoint:
-        a_slot = checkpoint.spec.kv_bytes_per_token(options["kv_type"]) * context_of(checkpoint, asked)
-    memory: int = options["memory"]
-    return max(1, min(most, (memory - PROGRAM_BYTES) // 4 // a_slot))
+        a_position = checkpoint.spec.kv_bytes_per_token(options["kv_type"])
+        context = context_of(checkpoint, asked)
+    room = max(0, memory - PROGRAM_BYTES) // 4
+    if asked is None and room < context * a_position:
+        context = min(context, max(LEAST_CONTEXT, room // a_position // 64 * 64))
+        if sys.stderr.isatty():
+            say(f"The context is {context:,} tokens, for --memory; --context asks for another.", "dim")
+    return {**options, "context": context}, max(1, min(most_slots, room // (context * a_position)))

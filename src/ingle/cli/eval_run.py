@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +48,10 @@ class Run:
             say(f"{self.out} has {len(jobs) - len(todo)} of {len(jobs)} tasks already.")
         if not todo:
             return
+        if self.options["memory"] is not None:
+            _import_first(todo)
         try:
-            with _open(self.model, self.options) as model, EvalView(len(todo)) as view:
+            with _open(self.model, self.options, begun.settings["context"]) as model, EvalView(len(todo)) as view:
                 for job in todo:
                     self._run(job, model, view)
         except KeyboardInterrupt:
@@ -142,15 +146,22 @@ def _said(name: str, value: object) -> str:
     return f"no {name} given" if value is None else f"{name} {value}"
 
 
-def _open(path: str | None, options: dict[str, Any]) -> Model:
-    """Load a model with as many slots as evaluating has use for."""
-    from ingle.cli.engine import open_model, slots_within
+def _import_first(jobs: Sequence[Job]) -> None:
+    """Import what tasks need before the model, which is given what that leaves of --memory."""
+    if any("lm_eval" in job.packages for job in jobs):
+        import_module("lm_eval.evaluator")
+
+
+def _open(path: str | None, options: dict[str, Any], context: int) -> Model:
+    """Load a model with as many slots as evaluating has use for. context: in any case, for it makes scores."""
+    from ingle.cli.engine import cache_within, open_model
     from ingle.evaluate.batch import MAX_SLOTS, evaluate_slots
 
     if options["memory"] is not None:
-        if options["reference"] is not None:  # it is loaded after this one, within the whole
-            options = {**options, "memory": options["memory"] // 2}
-        return open_model(path, options, n_slots=slots_within(path, options, MAX_SLOTS))
+        # A reference is loaded after this one, within the whole.
+        memory = options["memory"] // (1 if options["reference"] is None else 2)
+        options, n_slots = cache_within(path, {**options, "context": context, "memory": memory}, MAX_SLOTS)
+        return open_model(path, options, n_slots=n_slots)
     engine = {name: options[name] for name in ("context", "backend", "kv_type")}
     return open_model(path, options, n_slots=evaluate_slots(path, **engine))
 

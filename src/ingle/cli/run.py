@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingle.cli.engine import engine_options, open_model
+from ingle.cli.engine import cache_within, engine_options, open_model
 from ingle.errors import UsageError
 
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ def command(model: str | None, prompt: str | None, **options: Any) -> None:
         tools = tools_of(options["tools"])
         if not options["no_grammar"]:
             sampling["grammar"] = grammar_of(tools, prompt if options["copy"] else None)
+    options, _ = cache_within(path, options, 1)
     with open_model(path, options) as loaded:
         if tools and not loaded.has_template:
             raise UsageError(f"--tools needs a chat template, and {loaded.name} has none; use a model that was taught.")

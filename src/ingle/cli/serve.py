@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingle.cli.engine import engine_options, open_model, slots_within
+from ingle.cli.engine import cache_within, engine_options, open_model
 from ingle.errors import UsageError
 
 if TYPE_CHECKING:
@@ -192,18 +192,18 @@ def _name(model: str | None) -> str:
 
 def _serve(model: str | None, plan: _Plan, options: dict[str, Any], stack: ExitStack) -> bool:
     """Load, answer until told to stop; gives whether every answer was whole."""
-    settings = plan.settings
-    n_slots = options["slots"]
-    if n_slots is None:
-        n_slots = SLOTS if options["memory"] is None else slots_within(model, options, SLOTS)
-    loaded = stack.enter_context(open_model(model, options, n_slots=n_slots))
-
+    # Before the model, which is given what they leave of --memory.
     from ingle.cli.console import json_line, say
     from ingle.engine.scheduler import Scheduler
     from ingle.server.app import create_app
     from ingle.server.guard import Guard
     from ingle.server.run import Server
     from ingle.server.served import Served
+
+    settings = plan.settings
+    options, n_slots = cache_within(model, options, SLOTS)
+    n_slots = options["slots"] or n_slots
+    loaded = stack.enter_context(open_model(model, options, n_slots=n_slots))
 
     scheduler = Scheduler(loaded, max_queue=settings.max_queue)
     stack.callback(scheduler.close, 0.0)  # the server has waited for what runs

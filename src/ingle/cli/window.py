@@ -81,7 +81,13 @@ class WindowUse:
         stay = f"{size(self.pinned_bytes)} of weights stay in memory"
         if not self.streamed_bytes and not self.expert_misses:
             return [("window", f"all {stay}; nothing is read from disk")]
-        found = [("window", f"{stay}, {size(self.streamed_bytes)} are read for each token, {self._rooms()}")]
+        if self.streamed_bytes:
+            stay += f", {size(self.streamed_bytes)} are read for each token through {size(self.ring_bytes)}"
+        if self.experts_bytes:
+            asked = self.expert_hits + self.expert_misses
+            hits = f", which had {self.expert_hits / asked:.0%} of those asked for" if asked else ""
+            stay += f"; experts go through {size(self.experts_bytes)}{hits}"
+        found = [("window", stay)]
         disk = f"{size(self.read_bytes)} read"
         if self.disk_bytes_per_s is not None:
             disk += f" at {size(self.disk_bytes_per_s)}/s"
@@ -93,14 +99,6 @@ class WindowUse:
             reached = f"; a token took {token_s:,.3f} s, the floor is {floor_s / token_s:.0%} of it" if token_s else ""
             found.append(("floor", f"{floor_s:,.3f} s a token for reading{reached}"))
         return found
-
-    def _rooms(self) -> str:
-        through = f"through {size(self.ring_bytes)}"
-        if not self.experts_bytes:
-            return through
-        asked = self.expert_hits + self.expert_misses
-        hits = f", which had {self.expert_hits / asked:.0%} of those asked for" if asked else ""
-        return f"{through}, and experts through {size(self.experts_bytes)}{hits}"
 
 
 class WindowWatch:
