@@ -9,7 +9,9 @@ namespace ingle {
 
 class Room {
  public:
-  // On pages of 2 MiB as far as the system has them. Throws std::bad_alloc.
+  static constexpr size_t kLargePage = 2 << 20;
+
+  // On large pages as far as the system has them. Throws std::bad_alloc.
   explicit Room(size_t bytes);
   ~Room();
   Room(const Room&) = delete;

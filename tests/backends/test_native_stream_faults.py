@@ -7,6 +7,7 @@ import gc
 import os
 import weakref
 from collections.abc import Callable
+from mmap import mmap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -131,6 +132,38 @@ def test_an_unlinked_file_is_still_there(path: Path) -> None:
     matrices = [tensor for tensor in decoder.attention[0].values() if len(tensor.shape) == 2]
     for reading, tensor in zip(readings, matrices, strict=True):
         assert np.array_equal(reading.core.rows(), tensor.float32())  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="this system has no reads past its cache (O_DIRECT)")
+def test_reads_past_the_cache(path: Path) -> None:
+    """Wherever the system offers them."""
+    path.write_bytes(bytes(8192))
+    with mmap(-1, 4096) as page:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        except OSError as error:
+            pytest.skip(f"the file system of {path} offers no reads past the cache: {error}")
+        try:
+            os.preadv(descriptor, [page], 0)
+        finally:
+            os.close(descriptor)
+    descriptor = os.open(path, os.O_RDONLY)
+    assert _core.DirectFile(descriptor).direct
+    os.close(descriptor)
+
+
+@pytest.mark.skipif(not Path("/proc/filesystems").exists(), reason="this system has no /proc/filesystems")
+def test_what_can_only_be_read_through_the_cache() -> None:
+    """Files of /proc refuse O_DIRECT."""
+    start, n = 3, 5
+    data = np.frombuffer(Path("/proc/filesystems").read_bytes(), np.uint8)[start : start + n * 34]
+    descriptor = os.open("/proc/filesystems", os.O_RDONLY)
+    file = _core.DirectFile(descriptor)
+    os.close(descriptor)
+    assert not file.direct
+    reading = _core.Reading(8, n, 32, file, start, data.size, _core.Room(_core.matrix_bytes(8, n, 32)), 0)
+    reading.help()
+    assert np.array_equal(values_read(reading), values_of(Tensor("w", (n, 32), TensorType.Q8_0, data)))
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this system has no /dev/shm, a file system in memory")
