@@ -28,7 +28,8 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def a_small_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "resident_bytes", lambda: PROCESS)
-    monkeypatch.setattr(budget, "available_bytes", lambda: 1 << 30)
+    for free in ("available_bytes", "system_bytes", "group_bytes"):
+        monkeypatch.setattr(budget, free, lambda: 1 << 30)
 
 
 def load(path: Path, limit: int | None, **options: int) -> Model:
@@ -144,7 +145,7 @@ def test_when_memory_runs_out_some_is_given_back_and_the_answer_goes_on(
 ) -> None:
     monkeypatch.setattr(Relief, "EVERY_S", 0.0)
     free = {"bytes": 1 << 30}
-    monkeypatch.setattr(budget, "available_bytes", lambda: free["bytes"])
+    monkeypatch.setattr(budget, "system_bytes", lambda: free["bytes"])
     with load(path, None) as whole:
         expected = answer(whole)
     with load(path, 900 * MIB) as model:
@@ -156,7 +157,7 @@ def test_when_memory_runs_out_some_is_given_back_and_the_answer_goes_on(
                 said.append(token.token_id)
                 if token.index == 2:
                     assert not caplog.records
-                    free["bytes"] = 2 * Relief.LOW_BYTES - 3 * MIB
+                    free["bytes"] = Relief.LOW_BYTES + 1
                 if token.index == 3:
                     assert not caplog.records  # low, but not too low
                     free["bytes"] = Relief.LOW_BYTES - 1
@@ -168,14 +169,36 @@ def test_when_memory_runs_out_some_is_given_back_and_the_answer_goes_on(
         assert len(caplog.records) == n_told
 
 
+@pytest.mark.parametrize(
+    ("limit", "held", "room", "gives"),
+    [
+        (500, 440, 58, False),  # nearly full of what is ours
+        (500, 440, 10, True),  # others of the group have taken what we were to have
+        (500, 100, 90, False),
+        (500, 100, 20, True),
+        (500, 499, 1, False),
+    ],
+)
+def test_a_group_that_allows_what_the_limit_is_may_be_nearly_full(
+    path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, held: int, room: int, gives: bool
+) -> None:
+    with load(path, limit * MIB) as model:
+        assert model.window is not None
+        before = model.window.stats().held_bytes
+        monkeypatch.setattr(budget, "system_bytes", lambda: 8 << 30)
+        monkeypatch.setattr(budget, "group_bytes", lambda: room * MIB)
+        monkeypatch.setattr(budget, "resident_bytes", lambda: held * MIB)
+        answer(model)
+        assert (model.window.stats().held_bytes < before) == gives
+
+
 def test_memory_is_looked_at_once_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
-    monkeypatch.setattr(budget, "available_bytes", lambda: looks.append(1) or 1 << 30)
+    monkeypatch.setattr(budget, "system_bytes", lambda: looks.append(1) or 1 << 30)
     times = [0.0, 0.5, 0.9, 1.1, 1.2, 2.2]
     relief = Relief(iter(times).__next__)
     with load(path, 900 * MIB) as model:
         assert model.window is not None
-        looks.clear()
         for _ in times:
             relief(model.window)
     assert len(looks) == 3

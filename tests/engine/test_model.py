@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import ingle
 import toys
 from ingle.engine import memory
 from ingle.engine import model as module
+from ingle.engine.model import weights_bytes
 from ingle.errors import (
     BackendError,
     CheckpointError,
@@ -21,6 +23,7 @@ from ingle.errors import (
     TokenizerError,
     UsageError,
 )
+from ingle.models.checkpoint import open_checkpoint
 from story_teller import STORY_TELLER
 
 BACKENDS = ["reference", "native"]
@@ -159,14 +162,21 @@ def test_a_backend_nobody_knows(toy: Path) -> None:
         ingle.load(toy, backend="abacus")
 
 
+def almost_enough(toy: Path) -> int:
+    """Half of the KV cache is lacking."""
+    with closing(open_checkpoint(toy)) as checkpoint:
+        need = memory.need(checkpoint.spec, weights_bytes(checkpoint, "reference"), 256, floats=True)
+    return need.total_bytes - need.cache_bytes // 2
+
+
 def test_memory_is_checked_before_it_is_taken(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_cache(*_: object, **__: object) -> None:
         raise AssertionError("allocated before the check")
 
     monkeypatch.setattr("ingle.backends.reference.ReferenceBackend.new_cache", no_cache)
-    monkeypatch.setattr(memory, "available_bytes", lambda: 590_000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: almost_enough(toy))
     with pytest.raises(
-        MemoryLimitError, match=r"The model needs .* KV cache of 256 .* 0.6 MiB are free; ask for a context of \d+"
+        MemoryLimitError, match=r"The model needs .* KV cache of 256 .* MiB are free; ask for a context of \d+"
     ):
         ingle.load(toy, backend="reference", n_slots=1)
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
@@ -175,7 +185,7 @@ def test_memory_is_checked_before_it_is_taken(toy: Path, monkeypatch: pytest.Mon
 
 
 def test_the_remedy_for_too_little_memory_works(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: 590_000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: almost_enough(toy))
     with pytest.raises(MemoryLimitError) as caught:
         ingle.load(toy, backend="reference", n_slots=1)
     context = int(str(caught.value).split("context of ")[1].split()[0])

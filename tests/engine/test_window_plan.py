@@ -101,3 +101,14 @@ def test_large_blocks_may_stay_so_that_the_ring_is_small() -> None:
     plan = make_plan(units, (60 + 4 + 8) * GRAIN)
     assert plan is not None
     assert 0 in plan.pinned
+
+
+@pytest.mark.parametrize(("before", "after"), [(200, 120), (120, 200), (150, 150)])
+def test_what_is_held_is_kept(before: int, after: int) -> None:
+    units = units_of(*([(10,)] * 20))
+    first = make_plan(units, before * GRAIN)
+    assert first is not None
+    second = make_plan(units, after * GRAIN, first.pinned)
+    assert second is not None
+    check(units, second, after * GRAIN)
+    assert second.pinned <= first.pinned if after < before else second.pinned >= first.pinned

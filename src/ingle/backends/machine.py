@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["available_bytes", "default_threads"]
+__all__ = ["available_bytes", "default_threads", "group_bytes", "system_bytes"]
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -23,7 +23,17 @@ def default_threads() -> int:
 
 def available_bytes() -> int | None:
     """Bytes a new allocation can have without swapping, or None where the system does not say (Linux does)."""
-    room = [_meminfo_available(), *(_cgroup_room(folder) for folder in _cgroup_folders("memory"))]
+    return min((n for n in (system_bytes(), group_bytes()) if n is not None), default=None)
+
+
+def system_bytes() -> int | None:
+    """Bytes that the system can give to programs without swapping, or None where it does not say."""
+    return _meminfo_available()
+
+
+def group_bytes() -> int | None:
+    """Bytes that the limits of this process's control groups leave; None where there are none."""
+    room = [_cgroup_room(folder) for folder in _cgroup_folders("memory")]
     return min((n for n in room if n is not None), default=None)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 from ingle.backends.base import Backend, Streaming
-from ingle.backends.machine import available_bytes
+from ingle.backends.machine import available_bytes, group_bytes, system_bytes
 from ingle.engine.memory import MIB, Need, mib, resident_bytes
 from ingle.engine.open_window import all_of, fit, least_of, open_window
 from ingle.engine.window import Window
@@ -41,7 +41,8 @@ class Limited:
                 f"A limit on memory is for the native backend; the backend {backend.name} keeps the whole model."
             )
         self.window = open_window(checkpoint, backend)
-        self.window.before_pass = Relief()
+        self._relief = Relief()
+        self.window.before_pass = self._relief
         self._name = checkpoint.source.name
         self._need = need
         self._positions = positions
@@ -70,15 +71,20 @@ class Limited:
                 "one, or close other programs."
             )
         fit(window, memory - other, on_progress)
+        self._relief.limit = memory
 
 
 class Relief:
-    """Gives memory back when another program is about to have none: called before each pass, looks once a second."""
+    """Gives memory back when another program is about to have none: called before each pass, looks once a second.
+
+    limit: what the process was allowed, when it was; a control group that allows as much may well be nearly full.
+    """
 
     LOW_BYTES = 96 << 20  # free: with less, a system begins to throw programs' pages out, and then programs
     EVERY_S = 1.0
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+        self.limit = 0
         self._clock = clock
         self._looked_s = float("-inf")
 
@@ -87,15 +93,24 @@ class Relief:
         if now - self._looked_s < self.EVERY_S:
             return
         self._looked_s = now
-        free = available_bytes()
-        if free is None or free >= self.LOW_BYTES:
-            return
+        lacking = self._lacking()
         held, least = window.stats().held_bytes, least_of(window)
-        target = max(least, held - (2 * self.LOW_BYTES - free))
-        if target >= held or not fit(window, target):
+        target = max(least, held - lacking)
+        if lacking <= 0 or target >= held or not fit(window, target):
             return
         _log.warning(
-            "Memory is running out on this device (%s were free): the model gives %s back and reads more from disk.",
-            mib(free),
+            "Memory is running out on this device: the model gives %s back, and reads more from disk.",
             mib(held - window.stats().held_bytes),
         )
+
+    def _lacking(self) -> int:
+        """Bytes that should be free and are not."""
+        lacking = 0
+        if (free := system_bytes()) is not None and free < self.LOW_BYTES:
+            lacking = 2 * self.LOW_BYTES - free
+        if (room := group_bytes()) is not None:
+            # What this process has not taken yet of its own is to be left by the others of the group.
+            own = min(self.LOW_BYTES, max(0, self.limit - (resident_bytes() or 0)))
+            if room < own // 4:
+                lacking = max(lacking, own - room)
+        return lacking

@@ -38,19 +38,22 @@ def need(
     kv_type: KVType = "f16",
     chunk: int = 512,
     logit_rows: int = 1,
+    floats: bool = False,
 ) -> Need:
     """What a model will take at a context. weights_bytes: as the backend holds them. chunk: the most rows of a call;
-    logit_rows: of which logits are asked for, which whoever asks may copy some times.
+    logit_rows: of which logits are asked for, which whoever asks may copy some times. floats: some matrices are of
+    floats, for which what they read is rounded less.
     """
     rows = min(chunk, context)
     wide, narrow = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
     n_ff = spec.n_ff if spec.experts is None else spec.experts.n_ff
-    # Residual, delta, normed; queries and heads; keys and values; gate and up. Then the same rounded for the matrices
-    # that read them, and what experts gather.
+    # Residual, delta, normed; queries and heads; keys and values; gate and up; what experts gather.
     values = 3 * spec.n_embd + 2 * wide + 2 * narrow + 2 * n_ff
-    inputs = spec.n_embd + max(wide, n_ff)
-    experts = 2 * spec.n_embd + spec.experts.n_experts if spec.experts is not None else 0
-    buffers = 4 * (rows * (values + inputs + experts) + 4 * logit_rows * spec.n_vocab)
+    if spec.experts is not None:
+        values += 2 * spec.n_embd + spec.experts.n_experts
+    # The same for the matrices that read them: in one 16-bit number each, or in three.
+    inputs = (3 if floats else 1) * (spec.n_embd + max(wide, n_ff))
+    buffers = rows * (4 * values + 2 * inputs) + 16 * logit_rows * spec.n_vocab
     return Need(weights_bytes, spec.kv_bytes_per_token(kv_type) * context * n_slots, buffers)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -24,6 +25,7 @@ from ingle.engine.sampling import SamplingParams
 from ingle.engine.slots import Slots
 from ingle.engine.weights import Resident, Weights
 from ingle.errors import ContextError, UsageError
+from ingle.gguf import TensorType
 from ingle.models.checkpoint import Checkpoint, open_checkpoint
 from ingle.models.memory import footprint
 from ingle.models.spec import Spec
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BUNDLED", "DEFAULT_CONTEXT", "Model", "Options", "bundled_model", "load"]
 
+FLOAT_TYPES = (TensorType.F32, TensorType.F16, TensorType.BF16)
 DEFAULT_CONTEXT = 4096  # positions, where the model was made for more
 BUNDLED = "data/ingle-tiny.gguf"  # inside the package
 MAX_SLOTS = 4
@@ -354,7 +357,11 @@ def _load(
         n_slots = max(1, min(MAX_SLOTS, room // (spec.kv_bytes_per_token(kv_type) * context)))
     chunk = chunk_rows(spec)
     whole = weights_bytes(checkpoint, backend_name)
-    need = memory.need(spec, whole, context, n_slots, kv_type, chunk, logit_rows or n_slots)
+    floats = any(
+        header.type in FLOAT_TYPES and len(header.shape) > 1 and spec.n_embd * spec.n_embd <= math.prod(header.shape)
+        for header in source.headers.values()
+    )
+    need = memory.need(spec, whole, context, n_slots, kv_type, chunk, logit_rows or n_slots, floats)
     if limit is None:
         memory.check(need, context, n_slots)
     tokenizer = Tokenizer.from_metadata(source.metadata)  # before the weights: its errors should not take minutes

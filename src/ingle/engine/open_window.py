@@ -85,7 +85,7 @@ def fit(window: Window, n_bytes: int, on_progress: Progress | None = None) -> bo
     """
     experts = window.experts
     places = 0 if experts is None else LEAST_PLACES * experts.place_bytes
-    plan = make_plan(window.units, n_bytes - places)
+    plan = make_plan(window.units, n_bytes - places, window.plan.pinned)
     if plan is None:
         return False
     if experts is not None:

@@ -43,15 +43,16 @@ class WindowPlan:
         return self.pinned_bytes + self.ring_bytes
 
 
-def make_plan(units: Sequence[Unit], n_bytes: int) -> WindowPlan | None:
+def make_plan(units: Sequence[Unit], n_bytes: int, held: Collection[int] = ()) -> WindowPlan | None:
     """The plan that reads the least in a pass; None where `n_bytes` are too few for any.
 
+    held: units that are in memory now: of blocks that are alike these are pinned first.
     Where the ring must hold the largest of the streamed blocks, it may pay to pin all of the large ones and have a
     small ring: each such choice is tried.
     """
     best = None
     for largest in sorted({unit.n_bytes for unit in units} | {0}):
-        plan = _plan_below(units, largest, n_bytes)
+        plan = _plan_below(units, largest, n_bytes, held)
         if plan is not None and (best is None or plan.streamed_bytes < best.streamed_bytes):
             best = plan
     return best
@@ -81,7 +82,7 @@ def least_ring_bytes(units: Sequence[Unit], pinned: Collection[int]) -> int:
     return max(held.values(), default=0) + longest
 
 
-def _plan_below(units: Sequence[Unit], largest: int, n_bytes: int) -> WindowPlan | None:
+def _plan_below(units: Sequence[Unit], largest: int, n_bytes: int, held: Collection[int]) -> WindowPlan | None:
     """The best plan that pins every unit larger than `largest`."""
     pinned = {i for i, unit in enumerate(units) if unit.n_bytes > largest}
     rest = [i for i in range(len(units)) if i not in pinned]
@@ -98,9 +99,9 @@ def _plan_below(units: Sequence[Unit], largest: int, n_bytes: int) -> WindowPlan
     for reads in sorted({len(units[i].runs) for i in rest}, reverse=True):  # most often read, best kept
         alike = [i for i in rest if len(units[i].runs) == reads]
         chosen = _fill([units[i].n_bytes for i in alike], room - ring)
-        spread = _spread([units[i].n_bytes for i in alike], chosen)
-        pinned.update(alike[k] for k in spread)
-        room -= sum(units[alike[k]].n_bytes for k in spread)
+        for size, n in chosen.items():
+            pinned.update(_spread([i for i in alike if units[i].n_bytes == size], n, held))
+            room -= n * size
     return _finished(units, pinned, room)
 
 
@@ -138,10 +139,11 @@ def _fill(sizes: Sequence[int], room: int) -> dict[int, int]:
     return chosen
 
 
-def _spread(sizes: Sequence[int], chosen: dict[int, int]) -> list[int]:
-    """Indices of so many of each size, evenly over the pass: then the disk has something to do all the time."""
-    found = []
-    for size, n in chosen.items():
-        alike = [k for k, other in enumerate(sizes) if other == size]
-        found += [alike[(2 * k + 1) * len(alike) // (2 * n)] for k in range(n)]
-    return found
+def _spread(alike: Sequence[int], n: int, held: Collection[int]) -> list[int]:
+    """`n` of them, evenly over the pass: then the disk has something to do all the time."""
+    there = [i for i in alike if i in held]
+    if n < len(there):
+        alike = there
+    elif there:
+        return there + _spread([i for i in alike if i not in held], n - len(there), ())
+    return [alike[(2 * k + 1) * len(alike) // (2 * n)] for k in range(n)]
