@@ -118,7 +118,12 @@ def test_a_model_is_measured_as_written(document: str, tmp_path: Path) -> None:
     assert pictures <= {child.name for child in tmp_path.iterdir()}
 
 
-@pytest.mark.parametrize("command", readme_commands())
+def commands_of_memory() -> list[str]:
+    """Those on models that are larger than memory."""
+    return [line for block in console_blocks((ROOT / "docs" / "memory.md").read_text()) for line in block]
+
+
+@pytest.mark.parametrize("command", [*readme_commands(), *commands_of_memory()])
 def test_readme_commands_run(command: str, tmp_path: Path) -> None:
     """Each command as written, in a folder where model.gguf is the bundled model and HF_DIR a tiny checkpoint.
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
+from sys import intern
 from threading import current_thread, get_ident
 from time import perf_counter
 from typing import Any, Literal, NamedTuple
@@ -21,7 +22,7 @@ __all__ = ["Event", "Trace", "TraceKind"]
 
 TraceKind = Literal["compute", "wait", "read"]
 
-MOST_EVENTS = 250_000  # about 100 MB of memory, and a hundred tokens of the largest models
+MOST_EVENTS = 100_000  # 40 MB of memory, and a hundred tokens of a model of 7B that comes from disk
 MIB = 1 << 20
 _PROCESS = 1
 _TRACKS = {"compute": 1, "wait": 2}  # of reading there is one for each thread, after these
@@ -63,7 +64,7 @@ class Trace:
         thread = get_ident()
         if kind == "read" and thread not in self._threads:
             self._threads[thread] = current_thread().name
-        self._events.append(Event(kind, name, began_s, ended_s, thread, details or None))
+        self._events.append(Event(kind, intern(name), began_s, ended_s, thread, details or None))
 
     @property
     def events(self) -> list[Event]:
