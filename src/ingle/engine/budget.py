@@ -11,6 +11,7 @@ from ingle.backends.machine import available_bytes, group_bytes, system_bytes
 from ingle.engine.memory import MIB, Need, mib, resident_bytes
 from ingle.engine.open_window import all_of, fit, least_of, open_window
 from ingle.engine.window import Window
+from ingle.engine.window_tuner import Tuner
 from ingle.errors import MemoryLimitError, UsageError
 from ingle.models.checkpoint import Checkpoint
 
@@ -42,7 +43,7 @@ class Limited:
             )
         self.window = open_window(checkpoint, backend)
         self._relief = Relief()
-        self.window.before_pass = self._relief
+        self.window.before_pass += [self._relief, Tuner()]
         self._name = checkpoint.source.name
         self._need = need
         self._positions = positions

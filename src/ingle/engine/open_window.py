@@ -85,9 +85,10 @@ def fit(window: Window, n_bytes: int, on_progress: Progress | None = None) -> bo
     """
     experts = window.experts
     places = 0 if experts is None else LEAST_PLACES * experts.place_bytes
-    plan = make_plan(window.units, n_bytes - places, window.plan.pinned)
+    plan = make_plan(window.units, n_bytes - places, window.plan.pinned, window.ahead)
     if plan is None:
         return False
+    window.n_bytes = n_bytes
     if experts is not None:
         experts.apply(0)  # what they had is given back before others take it
     window.apply(plan, on_progress)

@@ -24,7 +24,7 @@ from ingle.engine.experts import Experts
 from ingle.engine.loaders import Load, Loaders
 from ingle.engine.ring import Ring
 from ingle.engine.trace import Trace
-from ingle.engine.window_plan import Unit, WindowPlan
+from ingle.engine.window_plan import AHEAD, Unit, WindowPlan
 from ingle.errors import UsageError
 
 __all__ = ["Window", "WindowStats"]
@@ -37,7 +37,8 @@ class WindowStats:
     """What a window holds and has done so far. Sizes in memory, but for the bytes that are read of files.
 
     streamed_bytes: read for one token, of a mixture only what is not the experts'. waited_s: the computing thread
-    waited for blocks. reading_s: some loader was at work.
+    waited for blocks. reading_s: some loader was at work. in_passes_s: from the begin of each pass to its last block,
+    and reading_in_passes_s of that with a loader at work.
     """
 
     pinned_bytes: int
@@ -50,6 +51,8 @@ class WindowStats:
     passes: int
     expert_hits: int = 0
     expert_misses: int = 0
+    in_passes_s: float = 0.0
+    reading_in_passes_s: float = 0.0
 
     @property
     def held_bytes(self) -> int:
@@ -109,7 +112,9 @@ class Window:
         self.units = units
         self.experts = experts
         self._link = link
-        self.before_pass: Callable[[Window], None] | None = None
+        self.before_pass: list[Callable[[Window], None]] = []
+        self.n_bytes = 0  # what may be held
+        self.ahead = AHEAD
         self._n_blocks = n_blocks
         self._n_slices = n_slices
         self._new_room = new_room
@@ -130,6 +135,9 @@ class Window:
         self._last_of: dict[int, int] = {}  # position at which a load may go: which of the order
         self._passes = 0
         self._waited_s = 0.0
+        self._in_passes_s = self._reading_in_passes_s = 0.0
+        self._began = (0.0, 0.0)  # the pass: when, and how long loaders had read until then
+        self._last = 0  # position of the pass
         self._closed = False
         # From here on under the lock of the loaders.
         self._ring = Ring(0)
@@ -172,6 +180,8 @@ class Window:
             passes=self._passes,
             expert_hits=0 if experts is None else experts.hits,
             expert_misses=0 if experts is None else experts.misses,
+            in_passes_s=self._in_passes_s,
+            reading_in_passes_s=self._reading_in_passes_s,
         )
 
     def apply(self, plan: WindowPlan, on_block: Callable[[int, int], None] | None = None) -> None:
@@ -211,8 +221,8 @@ class Window:
 
     def begin(self, logits: bool) -> None:
         """A pass begins: all blocks are asked for, in order, and then the outputs where `logits` says so."""
-        if self.before_pass is not None:
-            self.before_pass(self)
+        for hook in self.before_pass:
+            hook(self)
         loaders = self._loaders
         with loaders.changed:
             if self._closed:
@@ -223,6 +233,8 @@ class Window:
             self._passes += 1
             self._logits = logits
             loaders.changed.notify_all()
+            self._last = len(self._uses) - 1 if logits else self._n_blocks - 1
+            self._began = (perf_counter(), loaders.reading_s)
 
     def block(self, index: int) -> AbstractContextManager[Any]:
         """Block `index` of 2P: attention and feed-forward take turns."""
@@ -251,6 +263,9 @@ class Window:
 
     def release(self, position: int) -> None:
         """The block is not needed any more, unless another position of its run follows."""
+        if position == self._last:
+            self._in_passes_s += perf_counter() - self._began[0]
+            self._reading_in_passes_s += self._loaders.reading_s - self._began[1]
         which = self._last_of.get(position)
         if which is None:
             return

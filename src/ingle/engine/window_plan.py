@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 from ingle.backends.base import BlockSource
 
-__all__ = ["Unit", "WindowPlan", "least_bytes", "least_ring_bytes", "make_plan"]
+__all__ = ["AHEAD", "Unit", "WindowPlan", "least_bytes", "least_ring_bytes", "make_plan"]
 
+# Beside the block that is computed there is to be room for what is read meanwhile. Memory is some times as fast as a
+# disk, so a part of a block is enough to begin with; see `ingle.engine.window_tuner`.
+AHEAD = 1 / 3
 GRAIN = 1 << 14  # bytes: sizes are rounded up to this where it is decided what fits together
 
 
@@ -43,16 +46,19 @@ class WindowPlan:
         return self.pinned_bytes + self.ring_bytes
 
 
-def make_plan(units: Sequence[Unit], n_bytes: int, held: Collection[int] = ()) -> WindowPlan | None:
+def make_plan(
+    units: Sequence[Unit], n_bytes: int, held: Collection[int] = (), ahead: float = AHEAD
+) -> WindowPlan | None:
     """The plan that reads the least in a pass; None where `n_bytes` are too few for any.
 
-    held: units that are in memory now: of blocks that are alike these are pinned first.
+    held: units that are in memory now: of blocks that are alike these are pinned first. ahead: how much of the largest
+    streamed block the ring has room for beside what is being computed.
     Where the ring must hold the largest of the streamed blocks, it may pay to pin all of the large ones and have a
     small ring: each such choice is tried.
     """
     best = None
     for largest in sorted({unit.n_bytes for unit in units} | {0}):
-        plan = _plan_below(units, largest, n_bytes, held)
+        plan = _plan_below(units, largest, n_bytes, held, ahead)
         if plan is not None and (best is None or plan.streamed_bytes < best.streamed_bytes):
             best = plan
     return best
@@ -82,7 +88,9 @@ def least_ring_bytes(units: Sequence[Unit], pinned: Collection[int]) -> int:
     return max(held.values(), default=0) + longest
 
 
-def _plan_below(units: Sequence[Unit], largest: int, n_bytes: int, held: Collection[int]) -> WindowPlan | None:
+def _plan_below(
+    units: Sequence[Unit], largest: int, n_bytes: int, held: Collection[int], ahead: float
+) -> WindowPlan | None:
     """The best plan that pins every unit larger than `largest`."""
     pinned = {i for i, unit in enumerate(units) if unit.n_bytes > largest}
     rest = [i for i in range(len(units)) if i not in pinned]
@@ -93,9 +101,7 @@ def _plan_below(units: Sequence[Unit], largest: int, n_bytes: int, held: Collect
         return _finished(units, pinned, 0)
     if room < least:
         return None
-    # Beside the block that is computed there is to be room for what is read meanwhile: memory is some times as fast as
-    # a disk, so a part of a block is enough.
-    ring = min(room, least + largest // 3)
+    ring = min(room, least + int(ahead * largest))
     for reads in sorted({len(units[i].runs) for i in rest}, reverse=True):  # most often read, best kept
         alike = [i for i in rest if len(units[i].runs) == reads]
         chosen = _fill([units[i].n_bytes for i in alike], room - ring)
