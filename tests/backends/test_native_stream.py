@@ -288,6 +288,16 @@ def test_a_mixture_and_its_experts_as_sources(tmp_path: Path) -> None:
             assert np.array_equal(reading.core.rows(), expected)  # type: ignore[attr-defined]
 
 
+def test_a_streamed_mixture_says_how_large_it_is(tmp_path: Path) -> None:
+    """As others, which a profile adds up: all of it, within what lines of 64 bytes leave over."""
+    spec = SPECS["experts"]
+    decoder = decoder_in_file(random_decoder(spec), tmp_path / "weights")
+    backend = native(spec)
+    block = backend.stream_experts(decoder.feed_forward[0]).block(lambda numbers: iter(()))
+    whole = backend.load_feed_forward(decoder.feed_forward[0]).n_bytes
+    assert whole <= block.n_bytes <= 1.2 * whole
+
+
 def test_experts_come_in_their_turn(tmp_path: Path) -> None:
     """Those that the router chose, each once and in order, before anything else: nothing is left out unseen."""
     spec = SPECS["experts"]

@@ -118,10 +118,14 @@ class NativeSource:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StreamedMixture:
-    """What `feed_forward` takes for a mixture whose experts are read when the router has chosen them."""
+    """What `feed_forward` takes for a mixture whose experts are read when the router has chosen them.
+
+    n_bytes: of all of them, as if they were in memory.
+    """
 
     shell: _core.MixtureShell
     use: UseExperts
+    n_bytes: int
 
     def run(self, decoder: _core.Decoder, state: State, pass_index: int) -> None:
         """`feed_forward`. What `use` raises goes through; the state is then good for nothing more."""
@@ -143,7 +147,7 @@ class NativeMixture:
 
     def block(self, use: UseExperts) -> StreamedMixture:
         """What `feed_forward` takes. It calls `use` once, with what the router chose."""
-        return StreamedMixture(self.shell, use)
+        return StreamedMixture(self.shell, use, self.kept_bytes + sum(sum(expert.sizes) for expert in self.experts))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
