@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import pytest
 import toys
 from cli.processes import INGLE, PATIENCE_S, ingle
 from ingle.cli.chat import Conversation
+from ingle.cli.eval_jobs import Job
+from ingle.cli.eval_run import _import_first
 from ingle.engine.model import load
 
 SHORT = ("--max-tokens", "5", "--seed", "1", "--threads", "1")
@@ -254,6 +257,16 @@ def test_a_server_goes_on(failing: Path, tight: tuple[str, ...]) -> None:
         assert status == 0
         assert re.search(CHANGED, stderr)
         assert "Traceback" not in stderr
+
+
+def test_what_tasks_need_is_imported_before_the_model_is_given_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported: list[str] = []
+    monkeypatch.setattr("ingle.cli.eval_run.import_module", imported.append)
+    plain = Job("perplexity", {}, lambda model, on_progress: [])
+    _import_first([plain])
+    assert imported == []
+    _import_first([plain, replace(plain, packages=("lm_eval",))])
+    assert imported == ["lm_eval.evaluator"]
 
 
 def test_perplexity_is_the_same(large: Path, budget: str, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["answer"]
 
+ROOF_BYTES = 32 << 20  # what measuring takes beside what it reads
+
 
 def answer(model: Model, prompt: str, sampling: Options, options: dict[str, Any], tools: list[Tool]) -> None:
     """One prompt, one answer on stdout. What was said before Ctrl-C or an error stays; then Abort or it is raised."""
@@ -90,7 +92,7 @@ def _roof(model: Model, profile: Profile, options: dict[str, Any]) -> Roof:
     if options["memory"] is None:
         return profile.roof()
     model.close()
-    return profile.roof(max(0, options["memory"] - (resident_bytes() or 0)))
+    return profile.roof(max(0, options["memory"] - (resident_bytes() or 0) - ROOF_BYTES))
 
 
 def _tell_if_cut(tokens: list[Token], options: dict[str, Any]) -> None:
