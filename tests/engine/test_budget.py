@@ -182,20 +182,54 @@ def test_when_memory_runs_out_some_is_given_back_and_the_answer_goes_on(
 def test_a_group_that_allows_what_the_limit_is_may_be_nearly_full(
     path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, held: int, room: int, gives: bool
 ) -> None:
+    monkeypatch.setattr(budget, "system_bytes", lambda: 8 << 30)
+    monkeypatch.setattr(budget, "group_bytes", lambda: limit * MIB - PROCESS)
+    monkeypatch.setattr(Relief, "EVERY_S", 0.0)
     with load(path, limit * MIB) as model:
         assert model.window is not None
         before = model.window.stats().held_bytes
-        monkeypatch.setattr(budget, "system_bytes", lambda: 8 << 30)
         monkeypatch.setattr(budget, "group_bytes", lambda: room * MIB)
         monkeypatch.setattr(budget, "resident_bytes", lambda: held * MIB)
         answer(model)
         assert (model.window.stats().held_bytes < before) == gives
 
 
-def test_memory_is_looked_at_once_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_with_room_to_spare_is_not_let_fill_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Relief, "EVERY_S", 0.0)
+    monkeypatch.setattr(budget, "group_bytes", lambda: 600 * MIB - PROCESS)
+    with load(path, 500 * MIB) as model:  # others may have 100 MiB
+        assert model.window is not None
+        before = model.window.stats().held_bytes
+        monkeypatch.setattr(budget, "resident_bytes", lambda: 490 * MIB)
+        for room, gives in ((110, False), (60, False), (49, True)):
+            monkeypatch.setattr(budget, "group_bytes", lambda room=room: room * MIB)
+            answer(model)
+            assert (model.window.stats().held_bytes < before) == gives
+
+
+def test_memory_is_given_back_in_the_middle_of_a_pass(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Relief, "EVERY_S", 0.0)
+    with load(path, None) as whole:
+        expected = answer(whole)
+    calls = 0
+    for at in (3, 7, 16, 25, 40):
+
+        def system_bytes(at: int = at) -> int:
+            nonlocal calls
+            calls += 1
+            return Relief.LOW_BYTES - 1 if calls == at else 1 << 30
+
+        with load(path, 72 * MIB) as model:
+            calls = 0
+            monkeypatch.setattr(budget, "system_bytes", system_bytes)
+            assert answer(model) == expected
+            assert calls > at
+
+
+def test_memory_is_looked_at_twice_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
     monkeypatch.setattr(budget, "system_bytes", lambda: looks.append(1) or 1 << 30)
-    times = [0.0, 0.5, 0.9, 1.1, 1.2, 2.2]
+    times = [0.0, 0.3, 0.4, 0.6, 0.7, 1.2]
     relief = Relief(iter(times).__next__)
     with load(path, 900 * MIB) as model:
         assert model.window is not None

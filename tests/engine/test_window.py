@@ -61,12 +61,15 @@ def runner_of(checkpoint: Checkpoint, backend: ReferenceBackend, weights: Weight
     return Runner(checkpoint.spec, backend, weights, Alone(), backend.new_cache(1, 64, "f32"))
 
 
-def opened(checkpoint: Checkpoint, n_bytes: int | None = None, **settings: Any) -> tuple[Runner, Window, Any]:
+def opened(
+    checkpoint: Checkpoint, n_bytes: int | None = None, trace: Trace | None = None, **settings: Any
+) -> tuple[Runner, Window, Any]:
     """n_bytes: None = the least. settings: of the backend."""
     backend = StreamingReference(checkpoint.spec)
     for name, value in settings.items():
         setattr(backend, name, value)
     window = open_window(checkpoint, backend)
+    window.trace = trace
     assert fit(window, least_of(window) if n_bytes is None else n_bytes)
     return runner_of(checkpoint, backend, window), window, backend
 
@@ -259,9 +262,9 @@ def test_numbers_and_trace_tell_of_waiting_and_reading(checkpoint: Checkpoint) -
 
 def test_matrices_that_are_done_after_later_ones_are_counted_too(checkpoint: Checkpoint) -> None:
     """One loader is still at a matrix when others have the next ones."""
-    runner, window, backend = opened(checkpoint)
-    backend.fail = lambda name: time.sleep(0.02 if name.endswith("attn_q.weight") else 0)
-    window.trace = trace = Trace()
+    trace = Trace()
+    slow = {"fail": lambda name: time.sleep(0.02 if name.endswith("attn_q.weight") else 0)}
+    runner, _, backend = opened(checkpoint, trace=trace, **slow)
     answer(runner)
     runner.close()
     counted: Counter[str] = Counter()

@@ -43,7 +43,8 @@ class Limited:
             )
         self.window = open_window(checkpoint, backend)
         self._relief = Relief()
-        self.window.before_pass += [self._relief, Tuner()]
+        self.window.before_pass = Tuner()
+        self.window.before_block = self._relief
         self._name = checkpoint.source.name
         self._need = need
         self._positions = positions
@@ -72,22 +73,28 @@ class Limited:
                 "one, or close other programs."
             )
         fit(window, memory - other, on_progress)
-        self._relief.limit = memory
+        self._relief.begin(memory)
 
 
 class Relief:
-    """Gives memory back when another program is about to have none: called before each pass, looks once a second.
-
-    limit: what the process was allowed, when it was; a control group that allows as much may well be nearly full.
-    """
+    """Gives memory back when another program is about to have none: called before each block, looks twice a second."""
 
     LOW_BYTES = 96 << 20  # free: with less, a system begins to throw programs' pages out, and then programs
-    EVERY_S = 1.0
+    EVERY_S = 0.5
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
-        self.limit = 0
         self._clock = clock
         self._looked_s = float("-inf")
+        self._limit = 0
+        self._group_low_bytes = 0
+
+    def begin(self, limit: int) -> None:
+        """This process may hold so much. Whether that leaves anything of its control group's limit counts from now on:
+        one that allows no more than that may well be nearly full."""
+        self._limit = limit
+        room = group_bytes()
+        spare = 0 if room is None else max(0, room - self._own())
+        self._group_low_bytes = min(self.LOW_BYTES, spare // 2)
 
     def __call__(self, window: Window) -> None:
         now = self._clock()
@@ -95,14 +102,20 @@ class Relief:
             return
         self._looked_s = now
         lacking = self._lacking()
+        if lacking <= 0:
+            return
         held, least = window.stats().held_bytes, least_of(window)
         target = max(least, held - lacking)
-        if lacking <= 0 or target >= held or not fit(window, target):
+        if target >= held or not fit(window, target):
             return
         _log.warning(
             "Memory is running out on this device: the model gives %s back, and reads more from disk.",
             mib(held - window.stats().held_bytes),
         )
+
+    def _own(self) -> int:
+        """What this process may still take."""
+        return max(0, self._limit - (resident_bytes() or 0))
 
     def _lacking(self) -> int:
         """Bytes that should be free and are not."""
@@ -110,8 +123,7 @@ class Relief:
         if (free := system_bytes()) is not None and free < self.LOW_BYTES:
             lacking = 2 * self.LOW_BYTES - free
         if (room := group_bytes()) is not None:
-            # What this process has not taken yet of its own is to be left by the others of the group.
-            own = min(self.LOW_BYTES, max(0, self.limit - (resident_bytes() or 0)))
-            if room < own // 4:
-                lacking = max(lacking, own - room)
+            own = min(self.LOW_BYTES, self._own())
+            if room < max(own // 4, self._group_low_bytes):
+                lacking = max(lacking, own + 2 * self._group_low_bytes - room)
         return lacking

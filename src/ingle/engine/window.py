@@ -112,7 +112,8 @@ class Window:
         self.units = units
         self.experts = experts
         self._link = link
-        self.before_pass: list[Callable[[Window], None]] = []
+        self.before_pass: Callable[[Window], None] | None = None
+        self.before_block: Callable[[Window], None] | None = None
         self.n_bytes = 0  # what may be held
         self.ahead = AHEAD
         self._n_blocks = n_blocks
@@ -185,7 +186,7 @@ class Window:
         )
 
     def apply(self, plan: WindowPlan, on_block: Callable[[int, int], None] | None = None) -> None:
-        """Hold what a plan says, and let go of what it does not. Between passes only.
+        """Hold what a plan says, and let go of what it does not. Only while no block is in use.
 
         on_block(done, total) is told after each newly pinned block; what it raises ends this, and the plan is applied
         as far as it came.
@@ -221,8 +222,10 @@ class Window:
 
     def begin(self, logits: bool) -> None:
         """A pass begins: all blocks are asked for, in order, and then the outputs where `logits` says so."""
-        for hook in self.before_pass:
-            hook(self)
+        if self.before_pass is not None:
+            self.before_pass(self)
+        if self.before_block is not None:  # where blocks are linked, they are not asked for one by one
+            self.before_block(self)
         loaders = self._loaders
         with loaders.changed:
             if self._closed:
@@ -248,6 +251,8 @@ class Window:
 
     def acquire(self, position: int) -> Any:
         """The block at a position, until `release`. Waits for it. Raises GGUFError when it cannot be read."""
+        if self.before_block is not None:
+            self.before_block(self)
         if position in self._fixed:
             return self._fixed[position]
         unit = self._unit_of[position]
