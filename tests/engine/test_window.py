@@ -264,7 +264,7 @@ def test_matrices_that_are_done_after_later_ones_are_counted_too(checkpoint: Che
     """One loader is still at a matrix when others have the next ones."""
     trace = Trace()
     slow = {"fail": lambda name: time.sleep(0.02 if name.endswith("attn_q.weight") else 0)}
-    runner, _, backend = opened(checkpoint, trace=trace, **slow)
+    runner, window, backend = opened(checkpoint, trace=trace, **slow)
     answer(runner)
     runner.close()
     counted: Counter[str] = Counter()

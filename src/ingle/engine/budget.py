@@ -19,9 +19,9 @@ __all__ = ["Limited", "Relief"]
 
 _log = logging.getLogger(__name__)
 
-# What a process comes to hold beside all that is counted: pieces on their way from the disk (1.2 MiB for each loader),
+# What a process comes to hold beside all that is counted: pieces on their way from the disk (2 MiB for each loader),
 # stacks, what the allocator keeps, tokens and text.
-RESERVE_BYTES = 12 << 20
+RESERVE_BYTES = 16 << 20
 GUESSED_PROCESS_BYTES = 96 << 20  # where the system does not say what the process holds
 
 
