@@ -17,8 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 import ingle
 from ingle.engine.model import Model
 from ingle.engine.scheduler import Scheduler
+from ingle.engine.window import WindowStats
 from ingle.server.app import create_app
 from ingle.server.guard import Guard
+from ingle.server.metrics import _of_window
 from ingle.server.served import Served
 from ingle.server.settings import Settings
 from serving import Serving, serving, until
@@ -264,3 +266,15 @@ def test_the_documents_name_every_metric(server: Serving) -> None:
     for family in text_string_to_metric_families(httpx.get(f"{server.url}/metrics").text):
         if family.name.startswith("ingle_"):
             assert f"`{family.name}" in page, f"docs/serve.md does not have {family.name}"
+
+
+def test_the_documents_name_the_metrics_of_a_window_too() -> None:
+    """Which only a model has that memory does not hold; tests/cli/test_cli_memory.py asks for them."""
+    page = PAGE.read_text(encoding="utf-8")
+    stats = WindowStats(1, 2, 3, 4, 5, 6.0, 7.0, 8, 9, 10)
+    families = list(_of_window(stats))
+    for family in families:
+        (sample,) = family.samples
+        assert f"`{sample.name}`" in page
+    values = [sample.value for family in families for sample in family.samples]
+    assert values == [1, 2, 3, 4, 5, 6.0, 7.0, 9, 10]
