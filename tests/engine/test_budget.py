@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -260,3 +262,19 @@ def test_buffers_are_counted_for_what_is_asked() -> None:
     one = memory.need(spec, 0, 64).buffers_bytes
     assert memory.need(spec, 0, 64, logit_rows=9).buffers_bytes - one == 8 * 16 * 1000
     assert memory.need(spec, 0, 32).buffers_bytes < one
+
+
+LEAVING = """
+import sys, ingle
+model = ingle.load(sys.argv[1], memory=int(sys.argv[2]), threads=1, n_slots=1)
+print(next(model.generate("the end", max_tokens=1, temperature=0)).index)
+"""
+
+
+def test_a_program_may_end_while_blocks_are_read(tmp_path: Path) -> None:
+    """A loader that came back from native code to an interpreter that had gone would abort the process."""
+    path = toys.toy_gguf(tmp_path / "toy.gguf", n_layers=12, n_embd=512)
+    for _ in range(3):
+        command = [sys.executable, "-c", LEAVING, str(path), str(160 * MIB)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0\n", "")

@@ -7,11 +7,13 @@ rearranges what it has read while others read.
 
 from __future__ import annotations
 
+import atexit
 from collections import deque
 from collections.abc import Callable
 from threading import Condition, Thread
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from ingle.backends.base import BlockSource, Reading
 
@@ -80,6 +82,7 @@ class Loaders:
         self._urgent: deque[Load] = deque()
         self._current: Load | None = None  # of `next_load`'s, the one that has matrices to begin
         self._closed = False
+        _end_at_exit(self)
         self._threads = [Thread(target=self._run, name=f"ingle-loader-{i}", daemon=True) for i in range(n_threads)]
         for thread in self._threads:
             thread.start()
@@ -201,3 +204,19 @@ class Loaders:
                 trace = self.trace
             if trace is not None:
                 trace.add("read", reading.name, began, ended, n_bytes=n_bytes)
+
+
+_running: WeakSet[Loaders] = WeakSet()
+
+
+def _end_at_exit(loaders: Loaders) -> None:
+    """A thread that comes back from native code to an interpreter that is going ends the process with an abort."""
+    if not _running:
+        atexit.unregister(_end_all)
+        atexit.register(_end_all)
+    _running.add(loaders)
+
+
+def _end_all() -> None:
+    for loaders in list(_running):
+        loaders.close()
