@@ -50,7 +50,7 @@ def need(
     # Residual, delta, normed; queries and heads; keys and values; gate and up; what experts gather.
     values = 3 * spec.n_embd + 2 * wide + 2 * narrow + 2 * n_ff
     if spec.experts is not None:
-        values += 2 * spec.n_embd + spec.experts.n_experts
+        values += 3 * spec.n_embd + spec.experts.n_experts
     # The same for the matrices that read them: in one 16-bit number each, or in three.
     inputs = (3 if floats else 1) * (spec.n_embd + max(wide, n_ff))
     buffers = rows * (4 * values + 2 * inputs) + 16 * logit_rows * spec.n_vocab
