@@ -59,8 +59,13 @@ def engine_options(command: Command) -> Command:
     return command
 
 
-def open_model(path: str | None, options: dict[str, Any], *, n_slots: int = 1, bar: bool = True) -> Model:
-    """Load a model, None = the bundled one, with a bar where that takes long. options: those of `engine_options`."""
+def open_model(
+    path: str | None, options: dict[str, Any], *, n_slots: int = 1, logit_rows: int | None = None, bar: bool = True
+) -> Model:
+    """Load a model, None = the bundled one, with a bar where that takes long. options: those of `engine_options`.
+
+    logit_rows: see `load`.
+    """
     from ingle.cli.console import loading_bar
     from ingle.engine.model import load
 
@@ -73,6 +78,7 @@ def open_model(path: str | None, options: dict[str, Any], *, n_slots: int = 1, b
             kv_type=options["kv_type"],
             n_slots=n_slots,
             memory=options["memory"],
+            logit_rows=logit_rows,
             on_progress=report,
         )
 

@@ -155,13 +155,14 @@ def _import_first(jobs: Sequence[Job]) -> None:
 def _open(path: str | None, options: dict[str, Any], context: int) -> Model:
     """Load a model with as many slots as evaluating has use for. context: in any case, for it makes scores."""
     from ingle.cli.engine import cache_within, open_model
+    from ingle.engine.generate import CHUNK
     from ingle.evaluate.batch import MAX_SLOTS, evaluate_slots
 
     if options["memory"] is not None:
         # A reference is loaded after this one, within the whole.
         memory = options["memory"] // (1 if options["reference"] is None else 2)
         options, n_slots = cache_within(path, {**options, "context": context, "memory": memory}, MAX_SLOTS)
-        return open_model(path, options, n_slots=n_slots)
+        return open_model(path, options, n_slots=n_slots, logit_rows=CHUNK)
     engine = {name: options[name] for name in ("context", "backend", "kv_type")}
     return open_model(path, options, n_slots=evaluate_slots(path, **engine))
 

@@ -41,7 +41,7 @@ def need(
     floats: bool = False,
 ) -> Need:
     """What a model will take at a context. weights_bytes: as the backend holds them. chunk: the most rows of a call;
-    logit_rows: of which logits are asked for, which whoever asks may copy some times. floats: some matrices are of
+    logit_rows: of which logits are asked for, which whoever asks may copy. floats: some matrices are of
     floats, for which what they read is rounded less.
     """
     rows = min(chunk, context)
@@ -53,7 +53,7 @@ def need(
         values += 3 * spec.n_embd + spec.experts.n_experts
     # The same for the matrices that read them: in one 16-bit number each, or in three.
     inputs = (3 if floats else 1) * (spec.n_embd + max(wide, n_ff))
-    buffers = rows * (4 * values + 2 * inputs) + 16 * logit_rows * spec.n_vocab
+    buffers = rows * (4 * values + 2 * inputs) + 8 * logit_rows * spec.n_vocab
     return Need(weights_bytes, spec.kv_bytes_per_token(kv_type) * context * n_slots, buffers)
 
 

@@ -68,8 +68,17 @@ class Runner:
             if not len(wanted):
                 return np.empty((0, self.spec.n_vocab), np.float32)
             asked = np.asarray(wanted, dtype=np.int32)
-            parts = [backend.logits(output, state, asked) for output in weights.outputs()]
-            return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+            logits, n = None, 0
+            for output in weights.outputs():
+                part = backend.logits(output, state, asked)
+                if part.shape[1] == self.spec.n_vocab:
+                    return part
+                if logits is None:
+                    logits = np.empty((len(asked), self.spec.n_vocab), np.float32)
+                logits[:, n : n + part.shape[1]] = part
+                n += part.shape[1]
+            assert logits is not None
+            return logits
 
     def _run(self, backend: Backend, state: State, on_sum: Callable[[NDArray[np.float32]], None] | None) -> None:
         """All passes, block by block."""
