@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.streaming_fake import FakeSource
 from ingle.engine.experts import Experts
 from ingle.engine.loaders import Loaders
 from ingle.errors import GGUFError
 from ingle.models.tensor import Tensor
+from streaming_fake import FakeSource
 
 N_LAYERS, N_EXPERTS = 3, 8
 

@@ -16,7 +16,6 @@ import pytest
 from numpy.typing import NDArray
 
 import toys
-from engine.streaming_fake import StreamingReference
 from ingle.backends.base import Rows
 from ingle.backends.reference import ReferenceBackend
 from ingle.engine import open_window as opening
@@ -28,6 +27,7 @@ from ingle.engine.weights import Resident, Weights
 from ingle.engine.window import Window
 from ingle.errors import GGUFError, UsageError
 from ingle.models.checkpoint import Checkpoint, open_checkpoint
+from streaming_fake import StreamingReference
 
 TOKENS = [5, 250, 17, 42, 42, 3, 99]
 SCHEDULES = [(0, 1, 2, 3), (0, 0, 1, 1, 2, 2, 3, 3), (0, 1, 2, 3, 0, 1, 2, 3), (3, 3, 3, 1)]
