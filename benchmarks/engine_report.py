@@ -236,7 +236,7 @@ def page(results: Results, picture: str | None) -> str:
         "Speed and memory of the native core beside llama.cpp: same file, same number of threads, interleaved runs of",
         "whole processes. [METHOD.md](../benchmarks/METHOD.md) says what is measured and how. Weights are random, in",
         "published shapes. Made by `benchmarks/engine.py --report` from benchmarks/results/engine.jsonl; do not edit.",
-        "Many clients of a server have [a page of their own](serving.md).",
+        "[Many clients of a server](serving.md) and [models larger than memory](window.md) have pages of their own.",
         "",
         *conditions(results),
         "",

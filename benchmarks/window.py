@@ -189,7 +189,11 @@ def main() -> int:
         return draw("draw_pass", options.trace, options.picture)
     if options.report is not None:
         results = read_results(options.report, Cell)
-        print(page(results, options.picture.name if options.picture else None))
+        names: list[str | None] = [None, None]
+        if options.picture is not None:
+            trace = options.picture.with_name(f"{options.picture.stem}-trace.png")  # drawn by --trace, or not there
+            names = [options.picture.name, trace.name if trace.exists() else None]
+        print(page(results, *names))
         return draw("draw_seconds", results, options.picture)
     place = controller()
     results = read_results(options.json, Cell) if options.json and options.json.exists() else Results(Cell)

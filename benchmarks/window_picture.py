@@ -89,8 +89,11 @@ def draw_pass(trace: Path, path: Path) -> None:
         what = each["name"].split(" ")[0]
         colour = READ if each["kind"] == "read" else COLOURS.get("wait" if each["kind"] == "wait" else what, "gray")
         start, stop = max(each["at"], begin), min(each["at"] + each["took"], end)
+        edge = "white" if each["kind"] == "read" else "none"  # one matrix after the other
         row = len(tracks) - 1 - tracks.index(each["track"])
-        axes.broken_barh([(start - begin, stop - start)], (row - 0.38, 0.76), facecolors=colour, edgecolor="none")
+        axes.broken_barh(
+            [(start - begin, stop - start)], (row - 0.38, 0.76), facecolors=colour, edgecolor=edge, linewidth=0.3
+        )
     axes.set_yticks(range(len(tracks)), [names.get(track, str(track)) for track in reversed(tracks)], fontsize=9)
     axes.set_xlim(0, end - begin)
     axes.set_xlabel("ms of one pass (one token)")

@@ -200,8 +200,8 @@ def tables(results: Results) -> str:
     return "\n".join(lines)
 
 
-def page(results: Results, picture: str | None) -> str:
-    """docs/window.md."""
+def page(results: Results, picture: str | None, trace: str | None = None) -> str:
+    """docs/window.md, with the names of its pictures."""
     lines = [
         "# Models larger than memory: figures",
         "",
@@ -216,6 +216,10 @@ def page(results: Results, picture: str | None) -> str:
     if picture:
         lines += [f"![Seconds a token by the memory that there is]({picture})", ""]
     lines += [tables(results)]
+    if trace:
+        lines += ["## One token", ""]
+        lines += ["What computed, waited and read while one token was made (Llama-2-7B Q4_0, `--memory 1GiB`):", ""]
+        lines += [f"![Threads that read without pause, and blocks that are computed as they come]({trace})", ""]
     lines += [
         "## Again",
         "",

@@ -20,8 +20,9 @@ from engine_results import Run
 from measuring import RunFailed, run_process
 
 LAYERS, DISK, PEER = "layer by layer", "disk", "llama.cpp"
-PATTERNS = ((512, 4), (1024, 4), (256, 8), (4096, 1))  # KiB of a read, threads; the best of them is the disk's rate
+PATTERNS = ((512, 4), (1024, 4), (1024, 8), (4096, 2))  # KiB of a read, threads; the best of them is the disk's rate
 DISK_BYTES = 1 << 30  # what is read in each pattern, at most
+LARGE_PAGE = 2 << 20
 RUN = 8 << 20  # bytes that lie together in the file, where not all of it is read
 LIMIT_S = 900  # of one process
 FEW = 2  # tokens that the loader decodes, at most: each takes as long as the one before
@@ -127,9 +128,12 @@ def read_rate(path: str, n_bytes: int, piece: int, threads: int) -> float:
 
     def read() -> int:
         done = 0
-        with mmap.mmap(-1, piece) as buffer:
-            for offset in offsets:  # a list's iterator: each place goes to one thread
-                done += os.preadv(descriptor, [buffer], offset)
+        with mmap.mmap(-1, max(piece, LARGE_PAGE)) as buffer:
+            if hasattr(mmap, "MADV_HUGEPAGE"):  # virtual disks read onto large pages at up to twice the speed
+                buffer.madvise(mmap.MADV_HUGEPAGE)
+            with memoryview(buffer) as whole, whole[:piece] as part:
+                for offset in offsets:  # a list's iterator: each place goes to one thread
+                    done += os.preadv(descriptor, [part], offset)
         return done
 
     try:

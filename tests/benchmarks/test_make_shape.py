@@ -8,6 +8,7 @@ import gguf
 import make_shape
 import numpy as np
 import pytest
+from engine_runs import describe_file
 
 import ingle
 
@@ -45,6 +46,17 @@ def test_a_written_file_runs(
         assert (model.spec.experts is not None) == (shape.experts > 0)
         tokens = [token.token_id for token in model.generate([3], max_tokens=8, temperature=0.0, ignore_eos=True)]
     assert len(set(tokens)) > 2  # at a wrong scale it says one word for ever
+
+
+def test_a_token_reads_as_many_experts_as_it_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(make_shape.SHAPES, "small", MIXTURE)
+    path = tmp_path / "small.gguf"
+    make_shape.write("small", path, "q8_0")
+    told = describe_file(str(path))
+    experts, attention, output = 2 * 3 * 4 * 32 * 64, 2 * (2 * 64 * 64 + 2 * 32 * 64), 512 * 64
+    router, norms = 2 * 4 * 64, 2 * (2 * 64 + 2 * 32) + 64
+    assert told["weights_per_token"] == experts // 2 + attention + output + router
+    assert told["bytes_per_token"] == (experts // 2 + attention + output) * 34 // 32 + 4 * (router + norms)
 
 
 def test_published_sizes() -> None:
