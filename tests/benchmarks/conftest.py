@@ -1,8 +1,0 @@
-"""The benchmarks lie in a folder, not in a package."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
