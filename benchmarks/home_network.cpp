@@ -1,12 +1,14 @@
-// An emulated home network: devices around a router, in network namespaces. home_network.py builds, starts and speaks to it.
+// An emulated home network: devices around a router, in network namespaces. home_network.py builds and starts it.
 //
-//   home_network run PARENT N      N namespaces, 10.88.0.1 ... 10.88.0.N, until stdin closes or the process PARENT ends.
-//                                  Prints "ready"; then a command a line on stdin, and an answer to each on stdout.
-//   home_network enter PID NODE PROGRAM ARGUMENT...   becomes PROGRAM in the namespace of a node (0 ... N - 1) of the network PID.
+//   home_network run PARENT N
+//       N namespaces, 10.88.0.1 ... 10.88.0.N, until stdin closes or the process PARENT ends.
+//       Prints "ready"; then a command a line on stdin, and an answer to each on stdout.
+//   home_network enter PID NODE PROGRAM ARGUMENT...
+//       Becomes PROGRAM in the namespace of a node (0 ... N - 1) of the network PID.
 //
 // A packet waits for its sender's link, takes size / rate there, travels for the delay (and jitter), waits for its
-// receiver's link, and takes size / rate again. Namespaces have no names and devices are not kept, so the kernel removes
-// all when this process ends, however it ends. Exit status 77: this machine does not allow it.
+// receiver's link, and takes size / rate again. Namespaces have no names and devices are not kept, so the kernel
+// removes all when this process ends, however it ends. Exit status 77: this machine does not allow it.
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -38,7 +40,7 @@
 namespace {
 
 constexpr int kMtu = 1500, kNotAllowed = 77, kNamespaces = 100;  // node i's namespace is open as kNamespaces + i
-constexpr size_t kMostPackets = 1 << 16;                         // on their way from one node, where no rate bounds them
+constexpr size_t kMostPackets = 1 << 16;  // on their way from one node, where no rate bounds them
 using Nanoseconds = int64_t;
 
 struct Packet {
@@ -50,7 +52,7 @@ struct Packet {
 struct Node {
     int tun = -1;
     bool cut = false;
-    std::deque<Packet> sent, arriving;                // in order: on the way to the receivers' links; on the link to this node
+    std::deque<Packet> sent, arriving;                // on the way to receivers; before and on the link to this node
     Nanoseconds up_free = 0, down_free = 0;           // when the last packet has left its link
     long delivered = 0, overflowed = 0, cut_off = 0;  // packets from this node, and what became of them
 };
@@ -67,7 +69,8 @@ Nanoseconds now() {
 }
 
 [[noreturn]] void fail(const char* what) {
-    const bool refused = errno == EPERM || errno == EACCES || errno == ENOENT || errno == ENODEV || errno == ENOSPC || errno == EINVAL;
+    const int refusals[] = {EPERM, EACCES, ENOENT, ENODEV, ENOSPC, EINVAL};  // EINVAL: a kernel without such namespaces
+    const bool refused = std::count(std::begin(refusals), std::end(refusals), errno) > 0;
     std::fprintf(stderr, "%s: %s\n", what, std::strerror(errno));
     std::exit(refused ? kNotAllowed : 1);
 }
@@ -128,12 +131,14 @@ void make_node(int index) {
     nodes.emplace_back().tun = tun;
 }
 
+Nanoseconds on_link(double n_bytes) {
+    return settings.rate_mbit > 0 ? static_cast<Nanoseconds>(n_bytes * 8000 / settings.rate_mbit) : 0;
+}
+
 // When a packet that may leave at `start` has passed a link that is free at `free`; 0 if the queue before it is full.
 Nanoseconds pass(Nanoseconds start, Nanoseconds& free, int size) {
-    if (settings.rate_mbit <= 0) return free = std::max(start, free);
-    const double ns_per_byte = 8000 / settings.rate_mbit;
-    if (static_cast<double>(free - start) > settings.queue_kib * 1024 * ns_per_byte) return 0;
-    return free = std::max(start, free) + static_cast<Nanoseconds>(size * ns_per_byte);
+    if (settings.rate_mbit > 0 && free - start > on_link(settings.queue_kib * 1024)) return 0;
+    return free = std::max(start, free) + on_link(size);
 }
 
 void receive(int from) {
@@ -158,11 +163,10 @@ void receive(int from) {
         }
         const double jitter = std::uniform_real_distribution<>(0, 1)(random) * settings.jitter_ms;
         packet.due = gone + static_cast<Nanoseconds>((settings.delay_ms + jitter) * 1e6);
-        if (!node.sent.empty()) packet.due = std::max(packet.due, node.sent.back().due);  // none overtakes another
         for (int other = 0; other < static_cast<int>(nodes.size()); ++other) {
             if (all ? other == from : other != to[3] - 1) continue;
             packet.to = other;
-            node.sent.push_back(packet);
+            node.sent.push_back(packet);  // a queue: who is due earlier waits for who is before it
         }
     }
 }
@@ -208,11 +212,11 @@ std::string obey(const std::string& line) {
     if (name == "counts" && fields == 1) {
         std::string text = "ok";
         for (const Node& node : nodes)
-            for (const long count : {node.delivered, node.overflowed, node.cut_off}) text += " " + std::to_string(count);
+            for (const long n : {node.delivered, node.overflowed, node.cut_off}) text += " " + std::to_string(n);
         return text;
     }
     if (fields == 2 && (name == "cut" || name == "mend")) {
-        if (!(value >= 0 && value < static_cast<double>(nodes.size()))) return "there is no node " + line.substr(name.size() + 1);
+        if (!(value >= 0 && value < static_cast<double>(nodes.size()))) return "expected a node, came: " + line;
         nodes[static_cast<size_t>(value)].cut = name == "cut";
         return "ok";
     }
@@ -221,7 +225,8 @@ std::string obey(const std::string& line) {
                             : name == "rate"   ? &settings.rate_mbit
                             : name == "queue"  ? &settings.queue_kib
                                                : nullptr;
-    if (!setting || fields != 2 || !(value >= 0 && value <= 1e5)) return "expected a setting from 0 to 100000, came: " + line;
+    if (!setting || fields != 2 || !(value >= 0 && value <= 1e5))
+        return "expected a setting from 0 to 100000, came: " + line;
     *setting = value;
     return "ok";
 }
@@ -252,7 +257,8 @@ void kill_residents() {
             if (pid <= 0 || pid == getpid() || stat(ns.c_str(), &theirs) != 0) continue;
             for (size_t i = 0; i < nodes.size(); ++i) {
                 if (fstat(kNamespaces + static_cast<int>(i), &ours) != 0) continue;
-                if (ours.st_ino == theirs.st_ino && ours.st_dev == theirs.st_dev && kill(pid, SIGKILL) == 0) found = true;
+                const bool resident = ours.st_ino == theirs.st_ino && ours.st_dev == theirs.st_dev;
+                if (resident && kill(pid, SIGKILL) == 0) found = true;
             }
         }
         closedir(all);
@@ -291,7 +297,8 @@ int enter(const std::string& network, int node, char** argv) {
     const int user = open((proc + "/ns/user").c_str(), O_RDONLY | O_CLOEXEC);
     const int net = open((proc + "/fd/" + std::to_string(kNamespaces + node)).c_str(), O_RDONLY | O_CLOEXEC);
     struct stat ours{}, theirs{};
-    if (user < 0 || net < 0 || fstat(user, &theirs) != 0 || stat("/proc/self/ns/user", &ours) != 0) fail("no such network");
+    if (user < 0 || net < 0 || fstat(user, &theirs) != 0 || stat("/proc/self/ns/user", &ours) != 0)
+        fail("no such network");
     if (ours.st_ino != theirs.st_ino && setns(user, CLONE_NEWUSER) != 0) fail("entering the user namespace");
     if (setns(net, CLONE_NEWNET) != 0) fail("entering the network namespace");
     execvp(argv[0], argv);
