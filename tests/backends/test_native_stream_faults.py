@@ -142,7 +142,7 @@ def test_reads_past_the_cache(path: Path) -> None:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
         except OSError as error:
-            pytest.skip(f"the file system of {path} offers no reads past the cache: {error}")
+            pytest.skip(f"missing: reads past the cache, on the file system of {path} ({error})")
         try:
             os.preadv(descriptor, [page], 0)
         finally:
@@ -182,7 +182,7 @@ def test_a_file_system_in_memory() -> None:
 def test_errors_of_the_system(path: Path, broken: str) -> None:
     """A descriptor whose reads fail stands for a disk whose reads fail."""
     if not Path(broken).exists():
-        pytest.skip(f"this system has no {broken}")
+        pytest.skip(f"missing: {broken}")
     (tensor,) = in_file(path, [random_matrix("w", 100, 64, TensorType.Q8_0)])
     descriptor = os.open(broken, os.O_RDONLY)
     reading = reading_of(tensor, _core.DirectFile(descriptor))
@@ -273,7 +273,7 @@ def test_a_room_goes_back_to_the_system(path: Path) -> None:
     """With the last matrix in it."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
-        pytest.skip("this system does not say how much memory a process has (/proc/self/statm)")
+        pytest.skip("missing: /proc/self/statm, which says how much memory a process has")
 
     def mapped() -> int:
         return int(statm.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -296,7 +296,7 @@ def test_a_room_goes_back_to_the_system(path: Path) -> None:
 def test_files_are_closed_with_their_last_tensor(path: Path) -> None:
     descriptors = Path("/proc/self/fd")
     if not descriptors.exists():
-        pytest.skip("this system does not say which files are open (/proc/self/fd)")
+        pytest.skip("missing: /proc/self/fd, which says which files are open")
     before = len(list(descriptors.iterdir()))
     backend = native(SPEC)
     model = Streamed(backend, decoder_in_file(random_decoder(SPEC), path))

@@ -203,7 +203,7 @@ def test_a_model_that_does_not_fit_is_offered_a_limit(monkeypatch: pytest.Monkey
 
 def test_system_memory_is_read() -> None:
     if not Path("/proc/meminfo").exists():
-        pytest.skip("needs Linux's /proc/meminfo")
+        pytest.skip("missing: /proc/meminfo")
     free, peak = memory.available_bytes(), memory.peak_bytes()
     assert free is not None
     assert free > 1 << 20
