@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,39 +16,22 @@ if TYPE_CHECKING:
 __all__ = ["WindowUse", "WindowWatch"]
 
 
-_SIZES = ("pinned_bytes", "ring_bytes", "experts_bytes", "streamed_bytes")  # which do not add up
-
-
 @dataclass(frozen=True, slots=True)
 class WindowUse:
-    """A window during an answer; the names are those of `WindowStats`, and what it counts is of the answer alone.
+    """A window during an answer; and from its first token on, None where there was none."""
 
-    decoding: the same from the first token on; None where there was none.
-    """
-
-    pinned_bytes: int
-    ring_bytes: int
-    experts_bytes: int
-    streamed_bytes: int
-    read_bytes: int
-    reading_s: float
-    waited_s: float
-    passes: int
-    expert_hits: int
-    expert_misses: int
-    decoding: WindowUse | None = None
+    answer: WindowStats
+    decoding: WindowStats | None = None
 
     @staticmethod
     def between(before: WindowStats, now: WindowStats, first: WindowStats | None = None) -> WindowUse:
         """What came to what there was `before`. first: when there was the first token."""
-        names = [field.name for field in fields(WindowUse) if field.name != "decoding"]
-        counts = {name: getattr(now, name) - (0 if name in _SIZES else getattr(before, name)) for name in names}
-        return WindowUse(**counts, decoding=None if first is None else WindowUse.between(first, now))
+        return WindowUse(now.since(before), None if first is None else now.since(first))
 
     @property
     def disk_bytes_per_s(self) -> float | None:
         """What the disk gave while something was read; None where nothing was."""
-        return self.read_bytes / self.reading_s if self.read_bytes and self.reading_s > 0 else None
+        return self.answer.disk_bytes_per_s or None
 
     @property
     def floor_s(self) -> float | None:
@@ -56,39 +39,38 @@ class WindowUse:
 
         Of a mixture, what was read for a pass on average: which experts a token needs is not known beforehand.
         """
-        use = self if self.decoding is None or not self.decoding.passes else self.decoding
+        use = self.answer if self.decoding is None or not self.decoding.passes else self.decoding
         mixture = use.expert_hits + use.expert_misses > 0
         n_bytes = use.read_bytes / max(1, use.passes) if mixture else use.streamed_bytes
-        rate = use.disk_bytes_per_s
-        return n_bytes / rate if n_bytes and rate else None
+        return n_bytes / use.disk_bytes_per_s if n_bytes and use.disk_bytes_per_s else None
 
     def as_dict(self, stats: Stats) -> dict[str, Any]:
         """All numbers by their names, for JSON. stats: of the answer."""
         took_s = stats.prefill_s + stats.decode_s
-        known = asdict(self)
-        del known["decoding"]
+        known = asdict(self.answer)
+        del known["in_passes_s"], known["reading_in_passes_s"]  # which the window tunes itself by
         return {
             **known,
             "disk_bytes_per_s": self.disk_bytes_per_s,
-            "waited_share": min(1.0, self.waited_s / took_s) if took_s > 0 else None,
+            "waited_share": min(1.0, self.answer.waited_s / took_s) if took_s > 0 else None,
             "floor_s_per_token": self.floor_s,
             "s_per_token": 1 / stats.decode_tokens_per_s if stats.decode_tokens_per_s else None,
         }
 
     def lines(self, stats: Stats) -> list[tuple[str, str]]:
         """(what, value), for people."""
-        known = self.as_dict(stats)
-        stay = f"{size(self.pinned_bytes)} of weights stay in memory"
-        if not self.streamed_bytes and not self.expert_misses:
+        known, use = self.as_dict(stats), self.answer
+        stay = f"{size(use.pinned_bytes)} of weights stay in memory"
+        if not use.streamed_bytes and not use.expert_misses:
             return [("window", f"all {stay}; nothing is read from disk")]
-        if self.streamed_bytes:
-            stay += f", {size(self.streamed_bytes)} are read for each token through {size(self.ring_bytes)}"
-        if self.experts_bytes:
-            asked = self.expert_hits + self.expert_misses
-            hits = f", which had {self.expert_hits / asked:.0%} of those asked for" if asked else ""
-            stay += f"; experts go through {size(self.experts_bytes)}{hits}"
+        if use.streamed_bytes:
+            stay += f", {size(use.streamed_bytes)} are read for each token through {size(use.ring_bytes)}"
+        if use.experts_bytes:
+            asked = use.expert_hits + use.expert_misses
+            hits = f", which had {use.expert_hits / asked:.0%} of those asked for" if asked else ""
+            stay += f"; experts go through {size(use.experts_bytes)}{hits}"
         found = [("window", stay)]
-        disk = f"{size(self.read_bytes)} read"
+        disk = f"{size(use.read_bytes)} read"
         if self.disk_bytes_per_s is not None:
             disk += f" at {size(self.disk_bytes_per_s)}/s"
         if known["waited_share"] is not None:

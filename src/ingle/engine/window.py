@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from time import perf_counter
 from types import TracebackType
 from typing import Any
@@ -53,6 +53,12 @@ class WindowStats:
     expert_misses: int = 0
     in_passes_s: float = 0.0
     reading_in_passes_s: float = 0.0
+
+    def since(self, before: WindowStats) -> WindowStats:
+        """What was done since `before`; sizes as they are now."""
+        sizes = ("pinned_bytes", "ring_bytes", "experts_bytes", "streamed_bytes")
+        counted = [field.name for field in fields(self) if field.name not in sizes]
+        return replace(self, **{name: getattr(self, name) - getattr(before, name) for name in counted})
 
     @property
     def held_bytes(self) -> int:
