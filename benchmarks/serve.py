@@ -22,7 +22,8 @@ from pathlib import Path
 
 from engine_results import NATIVE, OURS, File, Journal, Results, Round, Session, read_results
 from engine_runs import describe_peer, run_self
-from measuring import RunFailed, describe_machine
+from measuring import describe_machine
+from rounds import run_rounds
 from serve_report import PEER, page, tables, told
 from serve_runs import Cell, run_server
 
@@ -110,23 +111,15 @@ def session_of(options: argparse.Namespace) -> Session:
 
 def run_all(options: argparse.Namespace, journal: Journal) -> list[str]:
     """Every round that is not there yet, round by round over all cells; the sentences of what failed."""
-    results, paths = journal.results, {path.name: path for path in options.models}
-    contenders = [OURS, *options.peers]
-    began, failed = time.monotonic(), dict[Cell, str]()
-    for number in range(options.rounds):
-        for cell in plan(options):
-            while cell not in failed and not results.is_done(cell, number, contenders, options.retries):
-                expected = max((each.wall_s for each in results.attempts.get(cell, [])), default=0.0)
-                if options.minutes is not None and time.monotonic() - began + expected > 60 * options.minutes:
-                    return [*failed.values(), f"{options.minutes:g} minutes are over; the same command goes on."]
-                try:
-                    one = measure_round(cell, number, paths[cell.file], options.peers)
-                except RunFailed as error:
-                    failed[cell] = f"{cell.file}, {cell.work}: given up. {error}"
-                    break
-                journal.write_round(cell, one)
-                print(f"{cell.file}, {cell.work}, round {number + 1}: {told(one)}", file=sys.stderr, flush=True)
-    return list(failed.values())
+    paths, contenders = {path.name: path for path in options.models}, [OURS, *options.peers]
+    return run_rounds(
+        options,
+        plan(options),
+        journal,
+        wanted=lambda cell: contenders,
+        measure=lambda cell, number: measure_round(cell, number, paths[cell.file], options.peers),
+        told=told,
+    )
 
 
 def main() -> int:

@@ -26,7 +26,8 @@ from cgroup import Names, controller
 from engine_results import NATIVE, OURS, File, Journal, Results, Round, Session, read_results
 from engine_runs import describe_peer
 from engine_runs import run_self as run_engine
-from measuring import RunFailed, describe_machine
+from measuring import describe_machine
+from rounds import run_rounds
 from window_report import page, tables, told
 from window_runs import DISK, LAYERS, PEER, Cell, best_of, read_ahead_bytes, run_disk, run_peer, run_self
 
@@ -163,23 +164,15 @@ def session_of(options: argparse.Namespace) -> Session:
 
 def run_all(options: argparse.Namespace, journal: Journal, place: tuple[Path, Names]) -> list[str]:
     """Every round that is not there yet, round by round over all cells; the sentences of what failed."""
-    results, cells = journal.results, plan(options)
-    began, failed = time.monotonic(), dict[Cell, str]()
-    for number in range(options.rounds):
-        for cell, path in cells.items():
-            wanted = takes_part(cell, options)
-            while cell not in failed and wanted and not results.is_done(cell, number, wanted, options.retries):
-                expected = max((each.wall_s for each in results.attempts.get(cell, [])), default=0.0)
-                if options.minutes is not None and time.monotonic() - began + expected > 60 * options.minutes:
-                    return [*failed.values(), f"{options.minutes:g} minutes are over; the same command goes on."]
-                try:
-                    one = measure_round(cell, number, path, options, place)
-                except RunFailed as error:
-                    failed[cell] = f"{cell.file}, {cell.work}: given up. {error}"
-                    break
-                journal.write_round(cell, one)
-                print(f"{cell.file}, {cell.work}, round {number + 1}: {told(one)}", file=sys.stderr, flush=True)
-    return list(failed.values())
+    cells = plan(options)
+    return run_rounds(
+        options,
+        cells,
+        journal,
+        wanted=lambda cell: takes_part(cell, options),
+        measure=lambda cell, number: measure_round(cell, number, cells[cell], options, place),
+        told=told,
+    )
 
 
 def main() -> int:
